@@ -1,0 +1,49 @@
+"""Fixtures on real parts; each skips, or in CI fails, where its part is missing."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from testbed.docker_engine import DockerEngine, docker_engine
+from testbed.mongo_server import MongoServer, mongo_server
+from testbed.mosquitto import Mosquitto, mosquitto
+from testbed.requirement import require
+from testbed.unikernel import build
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Honour `@pytest.mark.real("part")`."""
+    for mark in item.iter_markers("real"):
+        for part in mark.args:
+            require(part)
+
+
+@pytest.fixture(name="mosquitto")
+def _mosquitto() -> Iterator[Mosquitto]:
+    """A fresh running broker."""
+    require("mosquitto")
+    with mosquitto() as broker:
+        yield broker
+
+
+@pytest.fixture(name="docker_engine", scope="session")
+def _docker_engine() -> Iterator[DockerEngine]:
+    """One private engine for the whole session, with `local/busybox:1`."""
+    require("docker")
+    with docker_engine() as engine:
+        yield engine
+
+
+@pytest.fixture(name="mongo_server")
+def _mongo_server() -> Iterator[MongoServer]:
+    """A fresh running MongoDB-protocol server."""
+    require("mongo")
+    with mongo_server() as server:
+        yield server
+
+
+@pytest.fixture(name="unikernel_image", scope="session")
+def _unikernel_image() -> Path:
+    """The test unikernel's ELF."""
+    require("qemu")
+    return build()

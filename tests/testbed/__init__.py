@@ -1,0 +1,1 @@
+"""Real parts for tests: broker, container engine, unikernel, MongoDB-protocol server, our own processes."""
