@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from testbed.docker_engine import DockerEngine, docker_engine
 from testbed.mongo_server import MongoServer, mongo_server
 from testbed.mosquitto import Mosquitto, mosquitto

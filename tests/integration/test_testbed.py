@@ -7,6 +7,7 @@ import paho.mqtt.client as mqtt
 import pymongo
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
+
 from testbed import leftovers
 from testbed.docker_engine import BUSYBOX, DockerEngine, docker_engine
 from testbed.mongo_server import MongoServer
@@ -40,15 +41,17 @@ def test_broker_keeps_messages_for_an_absent_client_over_a_crash(mosquitto: Mosq
     _close(_client(mosquitto, "absent", inbox))
     sender = _client(mosquitto, "sender", queue.Queue())
     for number in range(50):
-        sender.publish("kept", str(number), qos=1).wait_for_publish(30)
+        sender.publish("kept", f"message {number}", qos=1).wait_for_publish(30)
     _close(sender)
     saved = mosquitto.folder / "mosquitto.db"
-    wait_until(lambda: saved.exists() and b"kept" in saved.read_bytes(), what="the broker saved its sessions")
+    wait_until(
+        lambda: saved.exists() and b"message 49" in saved.read_bytes(), what="the broker saved its sessions"
+    )
     mosquitto.restart()
     receiver = _client(mosquitto, "absent", inbox)
-    received = [int(inbox.get(timeout=30)) for _ in range(50)]
+    received = [inbox.get(timeout=30).decode() for _ in range(50)]
     _close(receiver)
-    assert received == list(range(50))
+    assert received == [f"message {number}" for number in range(50)]
 
 
 @pytest.mark.real("docker")
@@ -61,7 +64,7 @@ def test_container_runs(docker_engine: DockerEngine) -> None:
 
 @pytest.mark.real("docker")
 def test_container_outlives_a_crash_of_the_engine_and_nothing_is_left_when_it_closes() -> None:
-    """A container goes on while dockerd is killed and restarted; closing removes processes, mounts and folder."""
+    """A container goes on over a crash of dockerd; closing removes processes, mounts and folder."""
     with docker_engine() as engine:
         with engine.client() as client:
             container = client.containers.run(BUSYBOX, ["/bin/sleep", "600"], detach=True)

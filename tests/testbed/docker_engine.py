@@ -157,7 +157,7 @@ def busybox_root_file_system() -> bytes:
 
 @contextlib.contextmanager
 def docker_engine(*, iptables: bool = False) -> Iterator[DockerEngine]:
-    """A running engine that has `local/busybox:1`; `iptables` only where containers need the outside world."""
+    """A running engine that has `local/busybox:1`; `iptables` where containers need the outside world."""
     engine = DockerEngine(Path(tempfile.mkdtemp(prefix="engine-")), iptables=iptables)
     try:
         engine.start()

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from testbed.processes import REPOSITORY, Process, process
 
 _SOURCE = Path(__file__).with_name("unikernel.c")
 _CACHE = REPOSITORY / ".cache" / "unikernel"
-_COMPILE = (
-    "-m32 -ffreestanding -nostdlib -fno-pic -fno-pie -no-pie -fno-stack-protector -fno-asynchronous-unwind-tables "
-    "-O2 -Wall -Wextra -Werror -static -Wl,--build-id=none,-Ttext=0x100000,-n,--no-warn-rwx-segments"
-).split()
-_MACHINE = "-M microvm -accel tcg -m 16 -nodefaults -display none -no-reboot -serial stdio".split()
+_COMPILE = shlex.split(
+    "-m32 -O2 -Wall -Wextra -Werror -ffreestanding -nostdlib -static -fno-pic -fno-pie -no-pie "
+    "-fno-stack-protector -fno-asynchronous-unwind-tables "
+    "-Wl,--build-id=none,-Ttext=0x100000,-n,--no-warn-rwx-segments"
+)
+_MACHINE = shlex.split("-M microvm -accel tcg -m 16 -nodefaults -display none -no-reboot -serial stdio")
 _EXIT_DEVICE = ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
 
 
