@@ -1,0 +1,261 @@
+"""The MQTT messages of every dialect, parsed into frozen records and written from them.
+
+Parsing is for hostile input: whatever is wrong raises InvalidInputError, nothing else. Sources: the documented
+contract for `information` and `controls`; section 2 of the deployed ecosystem's contract for `job`, `jobs/resources`,
+`control/deploy` and `control/delete`; docs/worker-protocol.md for the keys that this project's worker adds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from cluster.documents import MEBIBYTE, parse_job, parse_job_id
+from cluster.errors import InvalidInputError, TooLargeError
+from cluster.jobs import JobSpec
+from cluster.nodes import Dialect
+
+MAX_PAYLOAD_BYTES: Final = 1024 * 1024
+MAX_TEXT: Final = 1024
+COMMANDS: Final = ("deploy", "delete", "move", "replicate")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Telemetry:
+    """What a node measured of itself; None where it did not say. Percentages are 0..100."""
+
+    cpu_percent: float | None = None
+    memory_percent: float | None = None
+    memory_free_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateReport:
+    """A change of one instance. `status` is the node's own word in capitals; `generation` None from engines."""
+
+    job_name: str
+    number: int
+    status: str
+    detail: str = ""
+    job_id: str = ""
+    generation: int | None = None
+    exit_code: int | None = None
+    sequence: int | None = None
+    at_ms: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResourceEntry:
+    """One running instance in a list. Amounts are None where absent or not a number."""
+
+    job_name: str
+    number: int
+    technology: str = ""
+    status: str = ""
+    detail: str = ""
+    job_id: str = ""
+    generation: int | None = None
+    cpu_percent: float | None = None
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResourceList:
+    """What one runtime of an engine runs, or the whole inventory of this project's worker (`is_inventory`)."""
+
+    entries: tuple[ResourceEntry, ...]
+    is_inventory: bool = False
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A message on `controls`. `worker` is the target of a move; `grace_s` None: the specification's own."""
+
+    command: str
+    job_id: str
+    number: int
+    generation: int
+    spec: JobSpec
+    cluster: str = ""
+    worker: str = ""
+
+
+def parse_object(payload: bytes) -> dict[str, Any]:
+    """The JSON object in an MQTT payload of at most 1 MiB. Raises InvalidInputError or TooLargeError."""
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        raise TooLargeError(f"{len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are taken")
+    try:
+        value = orjson.loads(payload)
+    except (orjson.JSONDecodeError, RecursionError) as error:
+        raise InvalidInputError(f"not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidInputError("not a JSON object")
+    return value
+
+
+def parse_information(payload: bytes, dialect: Dialect) -> Telemetry:
+    """Telemetry of any dialect: `memory` is percent, except from an engine that sends no `memory_free_in_MB` beside it.
+
+    Engines of 2026 send `cpu_percent`, `memory_percent` and `memory` in MB available; older ones `cpu`, `memory` in
+    percent and `memory_free_in_MB`, as this project's worker does.
+    """
+    body = parse_object(payload)
+    is_in_megabytes = dialect.is_engine and "memory_free_in_MB" not in body
+    free = body.get("memory" if is_in_megabytes else "memory_free_in_MB")
+    cpu = _number(body, "cpu_percent" if "cpu_percent" in body else "cpu")
+    memory = _number(body, "memory_percent") if is_in_megabytes else _number(body, "memory")
+    if cpu is None and memory is None and free is None:
+        raise InvalidInputError("neither cpu nor memory is there", field="cpu")
+    free_mb = None if free is None else _finite(free, "memory_free_in_MB")
+    return Telemetry(
+        cpu_percent=_percent(cpu),
+        memory_percent=_percent(memory),
+        memory_free_bytes=None if free_mb is None else int(free_mb * MEBIBYTE),
+    )
+
+
+def parse_state(payload: bytes) -> StateReport:
+    """`{"sname", "status", "status_detail", "instance", "publicip"}`; this project's worker adds the optional rest."""
+    body = parse_object(payload)
+    return StateReport(
+        job_name=_string(body, "sname"),
+        number=_integer(body, "instance"),
+        status=_string(body, "status").upper(),
+        detail=_optional_text(body, "status_detail"),
+        job_id=_optional_text(body, "job_id"),
+        generation=_optional_integer(body, "generation"),
+        exit_code=_optional_integer(body, "exit_code"),
+        sequence=_optional_integer(body, "sequence"),
+        at_ms=_optional_integer(body, "at_ms"),
+    )
+
+
+def parse_resources(payload: bytes) -> ResourceList:
+    """`{"services": [...]}`. Numbers in it are strings or numbers; what cannot be read as one is None."""
+    body = parse_object(payload)
+    services = body.get("services")
+    if not isinstance(services, list) or not all(isinstance(item, dict) for item in services):
+        raise InvalidInputError("services must be a list of objects", field="services")
+    return ResourceList(
+        entries=tuple(_entry(item) for item in services),
+        is_inventory=body.get("inventory") is True,
+        sequence=_optional_integer(body, "sequence"),
+    )
+
+
+def parse_command(payload: bytes) -> Command:
+    """A message on `controls` as a worker reads it. Raises InvalidInputError that names the field."""
+    body = parse_object(payload)
+    command = body.get("command")
+    if command not in COMMANDS:
+        raise InvalidInputError(f"unknown command {command!r}; one of {', '.join(COMMANDS)}", field="command")
+    job = body.get("job")
+    if not isinstance(job, dict):
+        raise InvalidInputError("job must be an object", field="job")
+    return Command(
+        command=command,
+        job_id=parse_job_id(job.get("id"), "job.id"),
+        number=_integer(job, "instance_number"),
+        generation=_integer(job, "generation"),
+        spec=parse_job(job),
+        cluster=_optional_text(body, "cluster"),
+        worker=_optional_text(body, "worker"),
+    )
+
+
+def write_command(command: Command) -> bytes:
+    """A message on `controls`: the documented keys, then instance_number, generation and the job's other fields."""
+    spec = command.spec
+    job = orjson.loads(spec.document)
+    job.update(
+        id=command.job_id,
+        name=spec.name,
+        image=spec.image,
+        technology=spec.technology,
+        instance_number=command.number,
+        generation=command.generation,
+    )
+    body = {"command": command.command, "job": job, "cluster": command.cluster}
+    if command.worker:
+        body["worker"] = command.worker
+    return orjson.dumps(body)
+
+
+def _number(body: Mapping[str, Any], key: str) -> float | None:
+    value = body.get(key)
+    return None if value is None or value == "" else _finite(value, key)
+
+
+def _finite(value: object, key: str) -> float:
+    """Numbers also come as strings, in the documented samples too."""
+    try:
+        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InvalidInputError(f"{key} is not a number", field=key)
+    return number
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else min(max(value, 0.0), 100.0)
+
+
+def _string(body: Mapping[str, Any], key: str) -> str:
+    value = body.get(key)
+    if not isinstance(value, str) or not value or len(value) > MAX_TEXT:
+        raise InvalidInputError(f"{key} must be a string of 1 to {MAX_TEXT} characters", field=key)
+    return value
+
+
+def _optional_text(body: Mapping[str, Any], key: str) -> str:
+    value = body.get(key)
+    return value[:MAX_TEXT] if isinstance(value, str) else ""
+
+
+def _integer(body: Mapping[str, Any], key: str) -> int:
+    value = body.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise InvalidInputError(f"{key} must be an integer >= 0", field=key)
+    return value
+
+
+def _optional_integer(body: Mapping[str, Any], key: str) -> int | None:
+    value = body.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise InvalidInputError(f"{key} must be an integer", field=key)
+    return value
+
+
+def _lenient(body: Mapping[str, Any], key: str) -> float | None:
+    try:
+        return _number(body, key)
+    except InvalidInputError:
+        return None
+
+
+def _entry(item: Mapping[str, Any]) -> ResourceEntry:
+    memory = _lenient(item, "memory_bytes" if "memory_bytes" in item else "memory")
+    disk = _lenient(item, "disk")
+    return ResourceEntry(
+        job_name=_string(item, "job_name"),
+        number=_integer(item, "instance"),
+        technology=_optional_text(item, "virtualization"),
+        status=_optional_text(item, "status").upper(),
+        detail=_optional_text(item, "status_detail"),
+        job_id=_optional_text(item, "job_id"),
+        generation=_optional_integer(item, "generation"),
+        cpu_percent=_percent(_lenient(item, "cpu_percent" if "cpu_percent" in item else "cpu")),
+        memory_bytes=None if memory is None else int(memory),
+        disk_bytes=None if disk is None else int(disk),
+        exit_code=_optional_integer(item, "exit_code"),
+    )
