@@ -1,0 +1,65 @@
+# Everything here stays inside the project's folder, `make setup-real` aside.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+PROCESSES := manager scheduler gateway worker clusterctl
+PYTEST_ARGS ?=
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export UV_CACHE_DIR := $(CURDIR)/.cache/uv
+export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
+export NPM_CONFIG_CACHE := $(CURDIR)/.cache/npm
+
+.PHONY: help setup setup-real proto check test demo bench soak nightly lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.installed node_modules/.installed ## install the project and its tools into .venv and node_modules
+
+.venv/.installed: requirements.lock pyproject.toml scripts/install_python.sh
+	@scripts/install_python.sh
+	@touch $@
+
+node_modules/.installed: package-lock.json scripts/install_node.sh | .venv/.installed
+	@scripts/install_node.sh
+	@touch $@
+
+setup-real: ## bring the real parts: container engine, QEMU, mosquitto, a MongoDB-protocol server (apt-get, Maven)
+	@scripts/install_real_parts.sh
+
+proto: setup ## regenerate cluster/v1 from protos/
+	$(PYTHON) scripts/generate_protos.py
+
+check: setup ## style, types, imports, protos
+	ruff check .
+	ruff format --check .
+	mypy cluster $(PROCESSES)
+	lint-imports
+	node_modules/.bin/buf lint
+	scripts/check_breaking.sh
+	$(PYTHON) scripts/generate_protos.py --check
+
+test: setup check ## everything: check, then all tests (PYTEST_ARGS narrows them down)
+	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+demo: .venv/.installed ## watch a real cluster come up, run jobs and go away again
+	@$(PYTHON) scripts/demo.py
+
+bench: .venv/.installed ## measure; prints a table and writes JSON
+	$(PYTHON) tests/bench
+
+nightly: setup ## the tests that take minutes
+	$(PYTHON) -m pytest -m nightly --timeout=7200 $(PYTEST_ARGS)
+
+soak: setup ## of the nightly tests, those that watch a cluster for a long time
+	$(PYTHON) -m pytest -m nightly -k soak --timeout=86400 $(PYTEST_ARGS)
+
+lock: .venv/.installed ## resolve pyproject.toml anew into requirements.lock
+	uv pip compile pyproject.toml --all-extras --generate-hashes --no-emit-index-url --no-header \
+	  --python-version 3.11 --universal --quiet --upgrade -o requirements.lock
+
+clean: ## remove everything that the other targets made
+	rm -rf .venv .cache node_modules .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
