@@ -194,7 +194,6 @@ def parse_job(document: object) -> JobSpec:
     parsed = _validate(JobDocument, document, "the job document")
     assert isinstance(document, Mapping)
     one_shot = bool(parsed.one_shot)
-    default_restart = RestartPolicy.NEVER if one_shot else RestartPolicy.ALWAYS
     return JobSpec(
         name=_job_name(parsed),
         image=_image(parsed),
@@ -208,7 +207,7 @@ def parse_job(document: object) -> JobSpec:
         demand=_demand(parsed),
         constraints=tuple(_constraint(item) for item in parsed.constraints or ()),
         volumes=tuple(_volume(item) for item in parsed.volumes or ()),
-        restart_policy=RestartPolicy(parsed.restart_policy) if parsed.restart_policy else default_restart,
+        restart_policy=RestartPolicy(parsed.restart_policy) if parsed.restart_policy else _default_restart(one_shot),
         max_attempts=parsed.max_attempts or 0,
         stop_grace_s=DEFAULT_STOP_GRACE_S if parsed.stop_grace_s is None else parsed.stop_grace_s,
         on_disconnect=OnDisconnect(parsed.on_disconnect or OnDisconnect.REPLACE),
@@ -218,6 +217,79 @@ def parse_job(document: object) -> JobSpec:
         vm_images=tuple(parsed.vm_images or ()),
         document=orjson.dumps(document).decode(),
     )
+
+
+def job_document(spec: JobSpec) -> dict[str, Any]:
+    """The specification as a job document: what was received, and every field that differs from its default.
+
+    `parse_job` of it gives the same specification again.
+    """
+    document: dict[str, Any] = orjson.loads(spec.document)
+    document.update(name=spec.name, image=spec.image, technology=spec.technology)
+    typed = {
+        "cmd": list(spec.command),
+        "environment": list(spec.environment),
+        "port": spec.ports,
+        "arch": list(spec.architectures),
+        "vm_images": list(spec.vm_images),
+        "one_shot": spec.one_shot,
+        "privileged": spec.privileged,
+        "vcpus": _in_units(spec.demand.cpu_millicores, 1000),
+        "memory": _in_units(spec.demand.memory_bytes, MEBIBYTE),
+        "storage": _in_units(spec.demand.storage_bytes, MEBIBYTE),
+        "vgpus": spec.demand.gpus,
+        "restart_policy": None if spec.restart_policy is _default_restart(spec.one_shot) else spec.restart_policy.value,
+        "max_attempts": spec.max_attempts,
+        "stop_grace_s": None if spec.stop_grace_s == DEFAULT_STOP_GRACE_S else spec.stop_grace_s,
+        "on_disconnect": None if spec.on_disconnect is OnDisconnect.REPLACE else spec.on_disconnect.value,
+        "stop_after_s": None if spec.stop_after_s == DEFAULT_STOP_AFTER_S else spec.stop_after_s,
+        "liveness": _probe_document(spec.liveness),
+        "readiness": _probe_document(spec.readiness),
+        "constraints": [_constraint_document(item) for item in spec.constraints],
+        "volumes": [_volume_document(item) for item in spec.volumes],
+    }
+    document.update({key: value for key, value in typed.items() if value or (value == 0 and value is not False)})
+    return document
+
+
+def _in_units(amount: int | None, unit: int) -> int | float | None:
+    if amount is None:
+        return None
+    return amount // unit if amount % unit == 0 else amount / unit
+
+
+def _default_restart(one_shot: bool) -> RestartPolicy:
+    return RestartPolicy.NEVER if one_shot else RestartPolicy.ALWAYS
+
+
+def _probe_document(probe: Probe | None) -> dict[str, Any] | None:
+    if probe is None:
+        return None
+    check: dict[str, Any] = {"tcp": {"port": probe.port}}
+    if probe.command:
+        check = {"exec": list(probe.command)}
+    elif probe.http_path:
+        check = {"http": {"path": probe.http_path, "port": probe.port}}
+    times = ("initial_delay_s", "interval_s", "timeout_s", "failure_threshold")
+    return check | {name: getattr(probe, name) for name in times}
+
+
+def _constraint_document(item: Constraint) -> dict[str, Any]:
+    document: dict[str, Any] = {"type": item.type, **orjson.loads(item.document)}
+    if item.nodes:
+        document["node"] = ";".join(item.nodes)
+    if item.needs:
+        document["needs"] = list(item.needs)
+    return document
+
+
+def _volume_document(item: Volume) -> dict[str, Any]:
+    return {
+        "volume_id": item.id,
+        "csi_driver": item.csi_driver,
+        "mount_path": item.mount_path,
+        "config": orjson.loads(item.config),
+    }
 
 
 def replicas_of(document: Mapping[str, Any]) -> int:

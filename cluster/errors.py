@@ -8,12 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import grpc
-from google.protobuf import any_pb2
-from google.rpc import error_details_pb2, status_pb2
-
-DOMAIN: Final = "cluster.v1"
-
 
 class ClusterError(Exception):
     """Something that a caller is told: a stable reason, words, and the field that was wrong."""
@@ -77,10 +71,10 @@ class DeadlineError(ClusterError):
 
 @dataclass(frozen=True)
 class ErrorKind:
-    """What a reason is on the wire."""
+    """What a reason is on the wire; `code` is the name of a grpc.StatusCode."""
 
     error: type[ClusterError]
-    code: grpc.StatusCode
+    code: str
     http_status: int
     title: str
 
@@ -88,60 +82,19 @@ class ErrorKind:
 KINDS: Final = {
     kind.error.reason: kind
     for kind in (
-        ErrorKind(InvalidInputError, grpc.StatusCode.INVALID_ARGUMENT, 400, "Invalid input"),
-        ErrorKind(TooLargeError, grpc.StatusCode.OUT_OF_RANGE, 413, "Too large"),
-        ErrorKind(NotFoundError, grpc.StatusCode.NOT_FOUND, 404, "Not found"),
-        ErrorKind(AlreadyExistsError, grpc.StatusCode.ALREADY_EXISTS, 409, "Already exists"),
-        ErrorKind(ConflictError, grpc.StatusCode.FAILED_PRECONDITION, 409, "Conflict"),
-        ErrorKind(StaleWriteError, grpc.StatusCode.ABORTED, 409, "Stale write"),
-        ErrorKind(UnavailableError, grpc.StatusCode.UNAVAILABLE, 503, "Unavailable"),
-        ErrorKind(DeadlineError, grpc.StatusCode.DEADLINE_EXCEEDED, 504, "Deadline exceeded"),
-        ErrorKind(ClusterError, grpc.StatusCode.INTERNAL, 500, "Internal error"),
+        ErrorKind(InvalidInputError, "INVALID_ARGUMENT", 400, "Invalid input"),
+        ErrorKind(TooLargeError, "OUT_OF_RANGE", 413, "Too large"),
+        ErrorKind(NotFoundError, "NOT_FOUND", 404, "Not found"),
+        ErrorKind(AlreadyExistsError, "ALREADY_EXISTS", 409, "Already exists"),
+        ErrorKind(ConflictError, "FAILED_PRECONDITION", 409, "Conflict"),
+        ErrorKind(StaleWriteError, "ABORTED", 409, "Stale write"),
+        ErrorKind(UnavailableError, "UNAVAILABLE", 503, "Unavailable"),
+        ErrorKind(DeadlineError, "DEADLINE_EXCEEDED", 504, "Deadline exceeded"),
+        ErrorKind(ClusterError, "INTERNAL", 500, "Internal error"),
     )
 }
-_BY_CODE: Final = {kind.code: kind for kind in KINDS.values()}
 
 
 def kind_of(error: ClusterError) -> ErrorKind:
     """The row of the table for an error, by its class: a reason may be narrower than its class's."""
     return KINDS[type(error).reason]
-
-
-def to_status(error: ClusterError) -> status_pb2.Status:
-    """`google.rpc.Status` with an `ErrorInfo` (reason, domain, metadata `field`)."""
-    info = error_details_pb2.ErrorInfo(
-        reason=error.reason, domain=DOMAIN, metadata={"field": error.field} if error.field else {}
-    )
-    packed = any_pb2.Any()
-    packed.Pack(info)
-    code = int(kind_of(error).code.value[0])
-    return status_pb2.Status(code=code, message=error.detail, details=[packed])
-
-
-def from_rpc_error(error: grpc.RpcError) -> ClusterError:
-    """The error that a gRPC call failed with, as the server raised it."""
-    code = error.code() if hasattr(error, "code") else grpc.StatusCode.UNKNOWN
-    detail = (error.details() if hasattr(error, "details") else "") or "the call failed"
-    kind = _BY_CODE.get(code, KINDS["internal"])
-    info = _error_info(error)
-    if info is None:
-        return kind.error(detail)
-    return kind.error(detail, field=info.metadata.get("field", ""), reason=info.reason)
-
-
-def _error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
-    trailing = error.trailing_metadata() if hasattr(error, "trailing_metadata") else None
-    for key, value in trailing or ():
-        if key == "grpc-status-details-bin":
-            return _first_info(status_pb2.Status.FromString(value))
-    return None
-
-
-def _first_info(status: status_pb2.Status) -> error_details_pb2.ErrorInfo | None:
-    for packed in status.details:
-        info = error_details_pb2.ErrorInfo()
-        if packed.Is(info.DESCRIPTOR) and packed.Unpack(info):
-            return info
-    return None
-
-

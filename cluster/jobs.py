@@ -108,8 +108,9 @@ class Probe:
 class JobSpec:
     """Everything that decides where and how the instances of a job run.
 
-    `document` is the job document as it was received (a JSON object as text): unknown keys live there and are passed on.
-    Two specifications are the same when all else is equal (`digest`): a root's document changes with its own bookkeeping.
+    `document` is the job document as it was received (a JSON object as text): unknown keys live there and are passed
+    on. Two specifications are the same when all else is equal (`digest`): a root's document changes with its own
+    bookkeeping.
     """
 
     name: str

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from cluster.documents import MEBIBYTE, parse_job, parse_job_id
+from cluster.documents import MEBIBYTE, job_document, parse_job, parse_job_id
 from cluster.errors import InvalidInputError, TooLargeError
 from cluster.jobs import JobSpec
 from cluster.nodes import Dialect
@@ -172,17 +172,9 @@ def parse_command(payload: bytes) -> Command:
 
 def write_command(command: Command) -> bytes:
     """A message on `controls`: the documented keys, then instance_number, generation and the job's other fields."""
-    spec = command.spec
-    job = orjson.loads(spec.document)
-    job.update(
-        id=command.job_id,
-        name=spec.name,
-        image=spec.image,
-        technology=spec.technology,
-        instance_number=command.number,
-        generation=command.generation,
-    )
-    body = {"command": command.command, "job": job, "cluster": command.cluster}
+    job = job_document(command.spec)
+    job.update(id=command.job_id, instance_number=command.number, generation=command.generation)
+    body: dict[str, Any] = {"command": command.command, "job": job, "cluster": command.cluster}
     if command.worker:
         body["worker"] = command.worker
     return orjson.dumps(body)
