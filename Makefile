@@ -22,7 +22,7 @@ setup: .venv/.installed node_modules/.installed ## install the project and its t
 	@scripts/install_python.sh
 	@touch $@
 
-node_modules/.installed: package-lock.json scripts/install_node.sh | .venv/.installed
+node_modules/.installed: package.json scripts/install_node.sh | .venv/.installed
 	@scripts/install_node.sh
 	@touch $@
 

