@@ -44,9 +44,7 @@ def test_broker_keeps_messages_for_an_absent_client_over_a_crash(mosquitto: Mosq
         sender.publish("kept", f"message {number}", qos=1).wait_for_publish(30)
     _close(sender)
     saved = mosquitto.folder / "mosquitto.db"
-    wait_until(
-        lambda: saved.exists() and b"message 49" in saved.read_bytes(), what="the broker saved its sessions"
-    )
+    wait_until(lambda: saved.exists() and b"message 49" in saved.read_bytes(), what="the broker saved its sessions")
     mosquitto.restart()
     receiver = _client(mosquitto, "absent", inbox)
     received = [inbox.get(timeout=30).decode() for _ in range(50)]

@@ -17,9 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 class Process:
     """A restartable child process that leads its own group; its output goes to `log_path`."""
 
-    def __init__(
-        self, argv: Sequence[str], env: Mapping[str, str], log_path: Path, cwd: Path = REPOSITORY
-    ) -> None:
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], log_path: Path, cwd: Path = REPOSITORY) -> None:
         self.argv = list(argv)
         self.env = dict(env)
         self.log_path = log_path

@@ -13,9 +13,7 @@ class ConditionNotMetError(AssertionError):
     """A condition that a test waited for did not come true."""
 
 
-def wait_until(
-    predicate: Callable[[], T], timeout: float = 30.0, interval: float = 0.02, what: str = ""
-) -> T:
+def wait_until(predicate: Callable[[], T], timeout: float = 30.0, interval: float = 0.02, what: str = "") -> T:
     """Poll `predicate` until it is truthy and return its value; seconds; raises ConditionNotMetError."""
     deadline = time.monotonic() + timeout
     while not (value := predicate()):
