@@ -1,0 +1,1 @@
+"""Decisions without IO: records, states, the life-cycle machine and the aggregate of the whole cluster."""

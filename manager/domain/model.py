@@ -1,0 +1,264 @@
+"""The manager's records: frozen, keyword-only, without IO. Times are milliseconds since 1970 unless a name says else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from cluster.jobs import JobSpec, Resources
+from cluster.nodes import Registration
+
+MAX_EVENTS: Final = 50
+MAX_ENDED: Final = 10
+
+
+class InstanceState(StrEnum):
+    """The life cycle of an instance."""
+
+    REQUESTED = "REQUESTED"
+    PENDING = "PENDING"
+    SCHEDULED = "SCHEDULED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    UNKNOWN = "UNKNOWN"
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    LOST = "LOST"
+
+
+class Role(StrEnum):
+    """The part that a placement plays for its instance."""
+
+    CURRENT = "current"
+    SUCCESSOR = "successor"
+    RETIRING = "retiring"
+
+
+class NodeState(StrEnum):
+    """What the manager knows of a node."""
+
+    REGISTERED = "REGISTERED"
+    READY = "READY"
+    SUSPECT = "SUSPECT"
+    DOWN = "DOWN"
+
+
+class InstanceKey(NamedTuple):
+    """Names an instance."""
+
+    job_id: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.job_id}/{self.number}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One entry of the history: who (`actor`), what (`kind`, past tense), after it (`state`), why (`cause`), when."""
+
+    at_ms: int
+    actor: str
+    kind: str
+    state: str
+    cause: str
+    node_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """How many nodes one reason ruled out."""
+
+    reason: str
+    node_count: int
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """An instance on a node: reserves `spec.demand` there until it is closed.
+
+    `state` is SCHEDULED, STARTING, RUNNING, UNKNOWN or STOPPING. `deadline_ms` bounds SCHEDULED and STARTING.
+    """
+
+    node_id: str
+    generation: int
+    spec: JobSpec
+    state: InstanceState
+    since_ms: int
+    deadline_ms: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A closed placement: what its node still reports of this generation is to be deleted there."""
+
+    node_id: str
+    generation: int
+    at_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """A numbered copy of a job. `version` is that of the store's compare-and-set; the aggregate counts it up."""
+
+    key: InstanceKey
+    spec: JobSpec
+    is_desired: bool
+    state: InstanceState
+    detail: str = ""
+    current: Placement | None = None
+    successor: Placement | None = None
+    retiring: Placement | None = None
+    refusals: tuple[Refusal, ...] = ()
+    generation: int = 0
+    ended: tuple[Ended, ...] = ()
+    attempts: int = 0
+    retry_at_ms: int | None = None
+    exit_code: int | None = None
+    is_replica: bool = False
+    created_at_ms: int = 0
+    updated_at_ms: int = 0
+    version: int = 0
+    events: tuple[Event, ...] = ()
+
+    @property
+    def job_name(self) -> str:
+        """The job's name, which nodes call it by."""
+        return self.spec.name
+
+    @property
+    def node_id(self) -> str:
+        """The node of the current placement; "" without one."""
+        return self.current.node_id if self.current else ""
+
+    def placements(self) -> Iterator[tuple[Role, Placement]]:
+        """The open placements."""
+        for role, placement in (
+            (Role.CURRENT, self.current),
+            (Role.SUCCESSOR, self.successor),
+            (Role.RETIRING, self.retiring),
+        ):
+            if placement is not None:
+                yield role, placement
+
+    def find(self, node_id: str, generation: int | None) -> tuple[Role, Placement] | None:
+        """The open placement on a node; the newest one there where the node tells no generation."""
+        found = [
+            item
+            for item in self.placements()
+            if item[1].node_id == node_id and generation in (None, item[1].generation)
+        ]
+        return max(found, key=lambda item: item[1].generation) if found else None
+
+    def with_placement(self, role: Role, placement: Placement | None) -> Instance:
+        """The instance with one placement replaced or closed."""
+        if role is Role.CURRENT:
+            return replace(self, current=placement)
+        if role is Role.SUCCESSOR:
+            return replace(self, successor=placement)
+        return replace(self, retiring=placement)
+
+    def closed(self, role: Role, now_ms: int) -> Instance:
+        """The instance with one placement closed and remembered as ended."""
+        placement = dict(self.placements())[role]
+        ended = Ended(node_id=placement.node_id, generation=placement.generation, at_ms=now_ms)
+        return replace(self.with_placement(role, None), ended=(*self.ended, ended)[-MAX_ENDED:])
+
+    def recorded(self, event: Event) -> Instance:
+        """The instance with one more entry of history; the oldest beyond 50 are dropped."""
+        return replace(self, events=(*self.events, event)[-MAX_EVENTS:], updated_at_ms=event.at_ms)
+
+
+class UpdatePhase(StrEnum):
+    """Where a rolling update stands."""
+
+    ROLLING = "rolling"
+    PAUSED = "paused"
+    ROLLING_BACK = "rolling_back"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """A rolling change of a job's specification from `old` to the job's own."""
+
+    old: JobSpec
+    phase: UpdatePhase
+    batch_size: int = 1
+    health_deadline_ms: int = 300_000
+    rollback_on_failure: bool = True
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Groups the instances that came with one job id; `spec` is the newest specification."""
+
+    id: str
+    spec: JobSpec
+    created_at_ms: int
+    update: Update | None = None
+    version: int = 0
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A machine of the cluster: what is saved of it. What it measures and when it was heard lives in `NodeLive`.
+
+    `topic_id` is the id under which its telemetry arrives, and so where commands go; `aliases` are the given ids that
+    are not ours. `sequence` counts the batches that placed something here: the fence between two leaders.
+    """
+
+    id: str
+    registration: Registration
+    registered_at_ms: int
+    aliases: tuple[str, ...] = ()
+    topic_id: str = ""
+    state: NodeState = NodeState.REGISTERED
+    detail: str = ""
+    is_cordoned: bool = False
+    has_reported: bool = False
+    sequence: int = 0
+    version: int = 0
+    events: tuple[Event, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The machine's name."""
+        return self.registration.name
+
+    @property
+    def capacity(self) -> Resources:
+        """What it has."""
+        return self.registration.capacity
+
+
+@dataclass
+class NodeLive:
+    """What a node last measured and when it was heard, by the manager's monotonic clock; never saved."""
+
+    heartbeat_mono_s: float | None = None
+    heartbeat_at_ms: int | None = None
+    cpu_percent: float | None = None
+    memory_percent: float | None = None
+    memory_free_bytes: int | None = None
+    is_will_received: bool = False
+    last_sequence: int = field(default=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A named value that the manager keeps: the cluster's id, the root's secret key."""
+
+    name: str
+    value: str
+    version: int = 0
+
+
+Record = Node | Job | Instance | Setting

@@ -1,0 +1,1 @@
+"""Between nodes and manager over MQTT."""
