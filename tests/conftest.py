@@ -12,7 +12,6 @@ from testbed.mosquitto import Mosquitto, mosquitto
 from testbed.requirement import real_parts_are_required, require
 from testbed.unikernel import build
 
-
 REAL_FIXTURES = {"mosquitto", "docker_engine", "mongo_server", "unikernel_image"}
 
 
