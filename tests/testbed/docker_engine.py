@@ -34,20 +34,24 @@ def unavailable() -> str:
     """Why a private engine cannot be started here; empty when it can."""
     if os.geteuid() != 0:
         return "starting dockerd needs root"
-    return lacking("dockerd", "containerd", "runc", "ip", "iptables", "busybox")
+    return lacking("dockerd", "containerd", "runc", "ip", "busybox")
 
 
 class DockerEngine:
-    """dockerd and containerd in `folder`; containers outlive a `kill` of dockerd (live restore)."""
+    """dockerd and containerd in `folder`; containers outlive a `kill` of dockerd (live restore).
 
-    def __init__(self, folder: Path, *, iptables: bool = False) -> None:
+    It leaves the host's packet filter alone: ports are published by Docker's proxy, containers reach each other and
+    the host, but not the outside world; a build that needs it uses the host's network.
+    """
+
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.socket = folder / "docker.sock"
         self.bridge = free_bridge()
         (folder / "containerd.toml").write_text(_CONTAINERD.format(folder=folder))
         containerd = [find("containerd") or "containerd", "--config", str(folder / "containerd.toml")]
         self.containerd = Process(containerd, os.environ, folder / "containerd.log")
-        self.dockerd = Process(self._dockerd(iptables), os.environ, folder / "dockerd.log")
+        self.dockerd = Process(self._dockerd(), os.environ, folder / "dockerd.log")
 
     @property
     def url(self) -> str:
@@ -102,19 +106,13 @@ class DockerEngine:
             client.api.import_image_from_data(busybox_root_file_system(), repository=repository, tag=version)
         return tag
 
-    def _dockerd(self, iptables: bool) -> list[str]:
-        folder, switch = self.folder, str(iptables).lower()
+    def _dockerd(self) -> list[str]:
+        folder = self.folder
         return [
             find("dockerd") or "dockerd",
             *("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "-p", f"{folder}/docker.pid"),
             *("-H", self.url, "--containerd", f"{folder}/containerd.sock", "--live-restore"),
-            *(
-                "--bridge",
-                self.bridge.name,
-                f"--iptables={switch}",
-                f"--ip-forward={switch}",
-                "--ip-masq=" + switch,
-            ),
+            *("--bridge", self.bridge.name, "--iptables=false", "--ip-masq=false", "--ip-forward=false"),
         ]
 
     def _answers(self) -> bool:
@@ -156,9 +154,9 @@ def busybox_root_file_system() -> bytes:
 
 
 @contextlib.contextmanager
-def docker_engine(*, iptables: bool = False) -> Iterator[DockerEngine]:
-    """A running engine that has `local/busybox:1`; `iptables` where containers need the outside world."""
-    engine = DockerEngine(Path(tempfile.mkdtemp(prefix="engine-")), iptables=iptables)
+def docker_engine() -> Iterator[DockerEngine]:
+    """A running engine that has `local/busybox:1`."""
+    engine = DockerEngine(Path(tempfile.mkdtemp(prefix="engine-")))
     try:
         engine.start()
         engine.import_busybox()
