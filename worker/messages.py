@@ -1,0 +1,90 @@
+"""The worker's JSON on the wire, written from its records; docs/worker-protocol.md is the authority."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from worker.records import Instance, Ref
+from worker.runtime.base import Usage
+from worker.state import Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What registration says of this node; amounts in MB are 2^20 bytes."""
+
+    name: str
+    ip: str
+    port: int
+    technologies: tuple[str, ...]
+    vcpus: int
+    memory_in_mb: int
+    storage_in_mb: int
+    architecture: str
+
+
+def registration(machine: Machine, node_id: str) -> bytes:
+    """The body of `POST /api/node/register`, and the answer of the worker's own `GET` there."""
+    return orjson.dumps(
+        {
+            "id": node_id,
+            "name": machine.name,
+            "ip": machine.ip,
+            "port": str(machine.port),
+            "dialect": "worker",
+            "technology": list(machine.technologies),
+            "vcpus": machine.vcpus,
+            "memory_in_MB": machine.memory_in_mb,
+            "storage_in_MB": machine.storage_in_mb,
+            "vgpus": 0,
+            "architecture": machine.architecture,
+            "supported_addons": [],
+            "csi_drivers": [],
+        }
+    )
+
+
+def state(message: Message, ip: str) -> bytes:
+    """A message on `nodes/{id}/job`."""
+    body: dict[str, Any] = {
+        "sname": message.job_name,
+        "status": message.status,
+        "status_detail": message.detail[:1024],
+        "instance": message.ref.number,
+        "publicip": ip,
+        "job_id": message.ref.job_id,
+        "generation": message.ref.generation,
+        "sequence": message.sequence,
+        "at_ms": message.at_ms,
+    }
+    if message.exit_code is not None:
+        body["exit_code"] = message.exit_code
+    return orjson.dumps(body)
+
+
+def inventory(instances: Iterable[Instance], usages: Mapping[Ref, Usage], sequence: int) -> bytes:
+    """A message on `nodes/{id}/jobs/resources`: everything that the worker has on disk."""
+    services = [_entry(item, usages.get(item.ref, Usage())) for item in instances]
+    return orjson.dumps({"inventory": True, "sequence": sequence, "services": services})
+
+
+def _entry(item: Instance, usage: Usage) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "job_id": item.ref.job_id,
+        "job_name": item.spec.name,
+        "instance": item.ref.number,
+        "generation": item.ref.generation,
+        "virtualization": item.spec.technology,
+        "status": item.status,
+        "status_detail": item.detail[:1024],
+        "cpu_percent": round(usage.cpu_percent, 3),
+        "memory_bytes": usage.memory_bytes,
+        "disk": usage.disk_bytes,
+    }
+    if item.exit_code is not None:
+        entry["exit_code"] = item.exit_code
+    return entry

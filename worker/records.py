@@ -1,0 +1,297 @@
+"""The worker's frozen records: instances, the events that happen to them, and the instructions that follow.
+
+Times are seconds of the boot clock, which goes on while the machine sleeps and never jumps; they are passed in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+from cluster.jobs import JobSpec, Probe
+
+
+@dataclass(frozen=True, order=True)
+class Ref:
+    """One numbered copy of a job in one generation."""
+
+    job_id: str
+    number: int
+    generation: int
+
+    @property
+    def slot(self) -> tuple[str, int]:
+        """What at most one generation occupies at a time."""
+        return (self.job_id, self.number)
+
+    def __str__(self) -> str:
+        return f"{self.job_id}.{self.number}.{self.generation}"
+
+
+class Status(StrEnum):
+    """The words of a state message."""
+
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    STOPPED = "STOPPED"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
+class Phase(StrEnum):
+    """What the worker is doing with an instance."""
+
+    WAITING = "waiting"  # for its predecessor to end, its back-off to pass, or a lease
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+class Cause(StrEnum):
+    """Why an instance is being stopped."""
+
+    NONE = ""
+    DELETED = "deleted"
+    REPLACED = "replaced"
+    UNHEALTHY = "unhealthy"
+    CUT_OFF = "cut off"
+
+
+class Check(StrEnum):
+    """The two kinds of probe."""
+
+    LIVENESS = "liveness"
+    READINESS = "readiness"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeState:
+    """A probe's next time and its failures in a row; `due_at` None while one is under way."""
+
+    due_at: float | None
+    failures: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """An instance as the worker knows it; the fields after `leased_at` are not kept over a restart of the worker.
+
+    `failures` counts ends in a row; `leased_at` is the deploy's own time, from which `stop_after` counts at first;
+    `wake_at` ends a back-off or a grace period.
+    """
+
+    ref: Ref
+    spec: JobSpec
+    phase: Phase = Phase.WAITING
+    status: Status = Status.STARTING
+    detail: str = ""
+    exit_code: int | None = None
+    failures: int = 0
+    has_run: bool = False
+    cause: Cause = Cause.NONE
+    leased_at: float | None = None
+    wake_at: float | None = None
+    running_since: float | None = None
+    is_ready: bool = False
+    liveness: ProbeState | None = None
+    readiness: ProbeState | None = None
+
+    @property
+    def is_ended(self) -> bool:
+        """Nothing of it runs and nothing will."""
+        return self.phase is Phase.ENDED
+
+    def probe(self, check: Check) -> Probe | None:
+        """The specification's probe of a kind."""
+        return self.spec.liveness if check is Check.LIVENESS else self.spec.readiness
+
+    def probe_state(self, check: Check) -> ProbeState | None:
+        """The present state of a probe."""
+        return self.liveness if check is Check.LIVENESS else self.readiness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exit:
+    """The end of a workload. `code` None: it did not end by itself or nobody knows; `reason` in words."""
+
+    code: int | None = None
+    reason: str = ""
+    is_outcome_known: bool = True
+
+
+# -- events: what happened ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DeployAsked:
+    """The manager wants this generation to run (`deploy` and `replicate`)."""
+
+    ref: Ref
+    spec: JobSpec
+
+
+@dataclass(frozen=True)
+class DeleteAsked:
+    """The manager wants every generation up to this one gone."""
+
+    ref: Ref
+    spec: JobSpec
+
+
+@dataclass(frozen=True)
+class MoveAnnounced:
+    """A successor is being made on another node."""
+
+    ref: Ref
+    target: str
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """A pull or a boot advanced."""
+
+    ref: Ref
+    detail: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """The runtime runs it."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class StartFailed:
+    """The runtime could not start it. `is_final`: no further try on this node can succeed."""
+
+    ref: Ref
+    reason: str
+    is_final: bool = False
+
+
+@dataclass(frozen=True)
+class Exited:
+    """Nothing of it runs any more."""
+
+    ref: Ref
+    exit: Exit
+
+
+@dataclass(frozen=True)
+class Probed:
+    """A probe answered."""
+
+    ref: Ref
+    check: Check
+    is_passed: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class LeaseAcknowledged:
+    """The manager acknowledged a heartbeat that was sent at `at`."""
+
+    at: float
+
+
+@dataclass(frozen=True)
+class StateAcknowledged:
+    """The broker has this instance's state."""
+
+    ref: Ref
+    status: Status
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """Time passed."""
+
+
+Event: TypeAlias = (
+    DeployAsked
+    | DeleteAsked
+    | MoveAnnounced
+    | Progressed
+    | Started
+    | StartFailed
+    | Exited
+    | Probed
+    | LeaseAcknowledged
+    | StateAcknowledged
+    | Ticked
+)
+
+
+# -- instructions: what to do; saving comes before everything else ----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Save:
+    """Write the instance to disk."""
+
+    instance: Instance
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Put a state message into the outbox."""
+
+    ref: Ref
+    job_name: str
+    status: Status
+    detail: str = ""
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
+class Fence:
+    """Remember that generations up to this one have ended for good."""
+
+    ref: Ref
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Remove every trace of the instance."""
+
+    ref: Ref
+    spec: JobSpec
+
+
+@dataclass(frozen=True)
+class Start:
+    """Prepare and start it; answers Progressed, then Started or StartFailed, then Exited."""
+
+    ref: Ref
+    spec: JobSpec
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Ask it to end, a start under way included; Exited follows."""
+
+    ref: Ref
+    spec: JobSpec
+
+
+@dataclass(frozen=True)
+class Kill:
+    """End it at once; Exited follows."""
+
+    ref: Ref
+    spec: JobSpec
+
+
+@dataclass(frozen=True)
+class RunProbe:
+    """Run one check; answers Probed."""
+
+    ref: Ref
+    check: Check
+    probe: Probe = field(default_factory=Probe)
+
+
+Instruction: TypeAlias = Save | Publish | Fence | Forget | Start | Stop | Kill | RunProbe

@@ -1,0 +1,1 @@
+"""What runs workloads: one adapter per technology behind the `Runtime` protocol of `base`."""
