@@ -5,6 +5,7 @@ The planner: which node gets which instance, and why not."""
 
 from cluster.v1 import instance_pb2 as _instance_pb2
 from cluster.v1 import job_pb2 as _job_pb2
+from cluster.v1 import resources_pb2 as _resources_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -31,6 +32,7 @@ class PlanItem(_message.Message):
     EXCLUDED_NODE_IDS_FIELD_NUMBER: _builtins.int
     TARGET_NODE_ID_FIELD_NUMBER: _builtins.int
     RELEASED_NODE_ID_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
     spec_index: _builtins.int
     """spec_index is the position of its specification in PlanRequest.specs."""
     target_node_id: _builtins.str
@@ -45,6 +47,10 @@ class PlanItem(_message.Message):
     def excluded_node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """excluded_node_ids must not be chosen."""
 
+    @_builtins.property
+    def released(self) -> _resources_pb2.Resources:
+        """released is what that reservation holds. Absent: the specification's demand."""
+
     def __init__(
         self,
         *,
@@ -53,10 +59,11 @@ class PlanItem(_message.Message):
         excluded_node_ids: _abc.Iterable[_builtins.str] | None = ...,
         target_node_id: _builtins.str = ...,
         released_node_id: _builtins.str = ...,
+        released: _resources_pb2.Resources | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "released", b"released"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_node_ids", b"excluded_node_ids", "key", b"key", "released_node_id", b"released_node_id", "spec_index", b"spec_index", "target_node_id", b"target_node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_node_ids", b"excluded_node_ids", "key", b"key", "released", b"released", "released_node_id", b"released_node_id", "spec_index", b"spec_index", "target_node_id", b"target_node_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -225,6 +232,7 @@ class ExplainRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     RELEASED_NODE_ID_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id is for tracing only."""
     released_node_id: _builtins.str
@@ -233,16 +241,21 @@ class ExplainRequest(_message.Message):
     def spec(self) -> Global___PlanSpec:
         """spec is what is to run."""
 
+    @_builtins.property
+    def released(self) -> _resources_pb2.Resources:
+        """released is what that reservation holds. Absent: the specification's demand."""
+
     def __init__(
         self,
         *,
         request_id: _builtins.str = ...,
         spec: Global___PlanSpec | None = ...,
         released_node_id: _builtins.str = ...,
+        released: _resources_pb2.Resources | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["released", b"released", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["released_node_id", b"released_node_id", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["released", b"released", "released_node_id", b"released_node_id", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
