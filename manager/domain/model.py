@@ -1,4 +1,4 @@
-"""The manager's records: frozen, keyword-only, without IO. Times are milliseconds since 1970 unless a name says else."""
+"""The manager's records: frozen, keyword-only, no IO. Times are milliseconds since 1970 unless a name says else."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ class Refusal:
 class Placement:
     """An instance on a node: reserves `spec.demand` there until it is closed.
 
-    `state` is SCHEDULED, STARTING, RUNNING, UNKNOWN or STOPPING. `deadline_ms` bounds SCHEDULED and STARTING.
+    `state` is SCHEDULED, STARTING, RUNNING, UNKNOWN or STOPPING. `deadline_ms` bounds how long it may stay in it.
+    `has_run` tells whether it was ever seen RUNNING.
     """
 
     node_id: str
@@ -91,6 +92,7 @@ class Placement:
     state: InstanceState
     since_ms: int
     deadline_ms: int | None = None
+    has_run: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,372 @@
+"""The whole cluster in memory: nodes, jobs and instances with their indexes, changed only through here.
+
+Every change marks its record dirty; the shell takes the dirty records, saves them, and only then acts on them.
+No IO and no clock: times are passed in (`now_ms` since 1970, `now_mono_s` monotonic).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
+from cluster.jobs import JobSpec, Resources
+from cluster.nodes import Dialect, Registration
+from manager.domain.events import DeleteRequested, DeployRequested, InstanceEvent, NodeWentDown, Planned
+from manager.domain.machine import advance, wants_placement
+from manager.domain.model import (
+    MAX_EVENTS,
+    Event,
+    Instance,
+    InstanceKey,
+    InstanceState,
+    Job,
+    Node,
+    NodeLive,
+    NodeState,
+    Placement,
+)
+from manager.domain.policy import Policy
+
+NOTHING = Resources(cpu_millicores=0, memory_bytes=0, storage_bytes=0, gpus=0)
+
+
+@dataclass
+class Dirty:
+    """What changed since it was last taken: the ids of records, and history in order of happening."""
+
+    nodes: dict[str, None] = field(default_factory=dict)
+    jobs: dict[str, None] = field(default_factory=dict)
+    instances: dict[InstanceKey, None] = field(default_factory=dict)
+    events: list[tuple[str, Event]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.nodes or self.jobs or self.instances)
+
+
+class ClusterState:
+    """Nodes, jobs and instances, and what is allocated where."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.nodes: dict[str, Node] = {}
+        self.live: dict[str, NodeLive] = {}
+        self.jobs: dict[str, Job] = {}
+        self.instances: dict[InstanceKey, Instance] = {}
+        self.allocated: defaultdict[str, Resources] = defaultdict(lambda: NOTHING)
+        self.on_node: defaultdict[str, dict[InstanceKey, int]] = defaultdict(dict)
+        self.of_job: defaultdict[str, dict[int, None]] = defaultdict(dict)
+        self.dirty = Dirty()
+        self.dirty_views: dict[str, None] = {}
+        self._ids: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+        self._by_name: defaultdict[tuple[str, str, int], dict[InstanceKey, None]] = defaultdict(dict)
+
+    # Restoring
+
+    def restore(self, nodes: Iterable[Node], jobs: Iterable[Job], instances: Iterable[Instance]) -> None:
+        """Replace everything by what was saved; measurements of nodes that are still there are kept."""
+        live = self.live
+        self.__init__(self.policy)  # type: ignore[misc]
+        for node in nodes:
+            self._index_node(node)
+            self.live[node.id] = live.get(node.id, NodeLive())
+        self.jobs = {job.id: job for job in jobs}
+        for instance in instances:
+            self._index(None, instance)
+
+    def take_dirty(self) -> Dirty:
+        """What changed since the last call."""
+        taken, self.dirty = self.dirty, Dirty()
+        return taken
+
+    # Nodes
+
+    def register(self, registration: Registration, now_ms: int, now_mono_s: float) -> Node:
+        """Admit a node or renew what it said. Raises AlreadyExistsError for the id of another live node."""
+        node_id, old = self._identify(registration)
+        aliases = set(old.aliases if old else ())
+        if registration.given_id and registration.given_id != node_id:
+            aliases.add(registration.given_id)
+        fresh = old or Node(id=node_id, registration=registration, registered_at_ms=now_ms, topic_id=node_id)
+        node = replace(fresh, registration=registration, aliases=tuple(sorted(aliases)))
+        if old is None or old.registration != registration:
+            cause = "it registered" if old is None else "it registered again with other facts"
+            node = _noted(node, now_ms, f"worker:{node.name}", "registered", cause)
+        live = self.live.setdefault(node_id, NodeLive())
+        live.heartbeat_mono_s = now_mono_s
+        if node != old:
+            self.put_node(node)
+        return node
+
+    def _identify(self, registration: Registration) -> tuple[str, Node | None]:
+        by_id = self.nodes.get(self._ids.get(registration.given_id, ""))
+        by_name = self.nodes.get(self._names.get(registration.name, ""))
+        if by_id and by_id.name != registration.name and by_id.state is not NodeState.DOWN:
+            raise AlreadyExistsError(
+                f"id {registration.given_id} belongs to node {by_id.name}, which is alive; "
+                "register without an id to get an own one",
+                field="id",
+            )
+        known = by_name or by_id
+        if known:
+            return known.id, known
+        if _is_object_id(registration.given_id):
+            return registration.given_id, None
+        return self._new_node_id(registration.name), None
+
+    def _new_node_id(self, name: str) -> str:
+        """24 hex digits from the name, so that a machine keeps its id even when this store is lost."""
+        node_id = hashlib.blake2s(name.encode(), digest_size=12).hexdigest()
+        while node_id in self._ids:
+            node_id = hashlib.blake2s(node_id.encode(), digest_size=12).hexdigest()
+        return node_id
+
+    def find_node(self, reference: str) -> Node | None:
+        """The node of an id, an alias or a name."""
+        return self.nodes.get(self._ids.get(reference) or self._names.get(reference, ""))
+
+    def get_node(self, reference: str, field_name: str = "node") -> Node:
+        """The node of an id, an alias or a name. Raises NotFoundError."""
+        node = self.find_node(reference)
+        if node is None:
+            raise NotFoundError(f"there is no node {reference!r}", field=field_name)
+        return node
+
+    def node_of_topic(self, topic_id: str) -> Node | None:
+        """The node whose id or alias stands in a topic."""
+        return self.nodes.get(self._ids.get(topic_id, ""))
+
+    def set_node_state(self, node_id: str, state: NodeState, cause: str, now_ms: int) -> None:
+        """Record a change of what is known of a node."""
+        node = replace(self.nodes[node_id], state=state, detail=cause)
+        self.put_node(_noted(node, now_ms, "manager", state.lower(), cause))
+
+    def set_cordoned(self, node_id: str, is_cordoned: bool, actor: str, now_ms: int) -> Node:
+        """Stop or allow new placements."""
+        node = self.nodes[node_id]
+        if node.is_cordoned != is_cordoned:
+            node = replace(node, is_cordoned=is_cordoned)
+            kind = "cordoned" if is_cordoned else "uncordoned"
+            self.put_node(_noted(node, now_ms, actor, kind, f"{actor} asked for it"))
+        return self.nodes[node_id]
+
+    def put_node(self, node: Node) -> None:
+        """Replace a node and mark it dirty."""
+        old = self.nodes.get(node.id)
+        node = replace(node, version=(old.version if old else 0) + 1)
+        if old and old.name != node.name:
+            self._names.pop(old.name, None)
+        self._index_node(node)
+        self.dirty.nodes[node.id] = None
+        self.dirty_views[node.id] = None
+        self._log(f"node:{node.id}", old.events if old else (), node.events)
+
+    def remove_node(self, node_id: str) -> None:
+        """Forget a node that holds nothing. Raises ConflictError while it does."""
+        if self.on_node.get(node_id):
+            raise ConflictError(f"node {node_id} still holds {len(self.on_node[node_id])} instances", field="node")
+        node = self.nodes.pop(node_id)
+        self.live.pop(node_id, None)
+        self.allocated.pop(node_id, None)
+        for known in (node.id, *node.aliases):
+            self._ids.pop(known, None)
+        self._names.pop(node.name, None)
+        self.dirty.nodes[node_id] = None
+        self.dirty_views[node_id] = None
+
+    def _index_node(self, node: Node) -> None:
+        self.nodes[node.id] = node
+        self._names[node.name] = node.id
+        for known in (node.id, *node.aliases):
+            self._ids[known] = node.id
+
+    # Jobs and instances
+
+    def deploy(self, wanted: Sequence[tuple[InstanceKey, JobSpec]], actor: str, now_ms: int) -> list[Instance]:
+        """Save that instances should run. Repeating it changes nothing."""
+        return [self._deploy_one(key, spec, actor, now_ms) for key, spec in wanted]
+
+    def _deploy_one(self, key: InstanceKey, spec: JobSpec, actor: str, now_ms: int) -> Instance:
+        self.put_job_spec(key.job_id, spec, now_ms)
+        if key in self.instances:
+            return self.apply(key, DeployRequested(actor=actor, spec=spec), now_ms)
+        fresh = Instance(key=key, spec=spec, is_desired=True, state=InstanceState.REQUESTED, created_at_ms=now_ms)
+        cause = "it was requested"
+        event = Event(at_ms=now_ms, actor=actor, kind="requested", state=fresh.state, cause=cause)
+        return self.put(replace(fresh.recorded(event), detail=cause))
+
+    def put_job_spec(self, job_id: str, spec: JobSpec, now_ms: int) -> Job:
+        """Create a job, or give it a newer specification."""
+        job = self.jobs.get(job_id)
+        if job is None:
+            return self.put_job(Job(id=job_id, spec=spec, created_at_ms=now_ms))
+        if job.spec != spec:
+            return self.put_job(replace(job, spec=spec))
+        return job
+
+    def put_job(self, job: Job) -> Job:
+        """Replace a job and mark it dirty."""
+        old = self.jobs.get(job.id)
+        job = replace(job, version=(old.version if old else 0) + 1)
+        self.jobs[job.id] = job
+        self.dirty.jobs[job.id] = None
+        self._log(f"job:{job.id}", old.events if old else (), job.events)
+        return job
+
+    def delete(self, keys: Iterable[InstanceKey], actor: str, now_ms: int) -> list[Instance]:
+        """Save that instances should not run; number -1 means all of the job. Unknown ones are passed over."""
+        return [self._delete_one(key, actor, now_ms) for key in self._expand(keys)]
+
+    def _expand(self, keys: Iterable[InstanceKey]) -> list[InstanceKey]:
+        expanded: dict[InstanceKey, None] = {}
+        for key in keys:
+            numbers = self.of_job.get(key.job_id, {}) if key.number == -1 else (key.number,)
+            expanded.update(dict.fromkeys(InstanceKey(key.job_id, number) for number in numbers))
+        return [key for key in expanded if key in self.instances]
+
+    def _delete_one(self, key: InstanceKey, actor: str, now_ms: int) -> Instance:
+        instance = self.apply(key, DeleteRequested(actor=actor), now_ms)
+        for _, placement in tuple(instance.placements()):
+            if self._is_gone(placement.node_id):
+                event = NodeWentDown(node_id=placement.node_id, cause="it is down")
+                instance = self.apply(key, event, now_ms)
+        return instance
+
+    def _is_gone(self, node_id: str) -> bool:
+        node = self.nodes.get(node_id)
+        return node is None or node.state is NodeState.DOWN
+
+    def apply(self, key: InstanceKey, event: InstanceEvent, now_ms: int) -> Instance:
+        """Advance one instance by one event."""
+        old = self.instances[key]
+        new = advance(old, event, now_ms, self.policy)
+        return old if new is old else self.put(new)
+
+    def put(self, instance: Instance) -> Instance:
+        """Replace an instance, keep the indexes right and mark it dirty."""
+        old = self.instances.get(instance.key)
+        instance = replace(instance, version=(old.version if old else 0) + 1)
+        self._index(old, instance)
+        self.dirty.instances[instance.key] = None
+        self._log(f"instance:{instance.key}", old.events if old else (), instance.events)
+        return instance
+
+    def purge(self, key: InstanceKey) -> None:
+        """Forget an instance that ended, and its job with the last one."""
+        self._unindex(self.instances.pop(key))
+        self.dirty.instances[key] = None
+        numbers = self.of_job[key.job_id]
+        numbers.pop(key.number, None)
+        if not numbers:
+            del self.of_job[key.job_id]
+            if self.jobs.pop(key.job_id, None):
+                self.dirty.jobs[key.job_id] = None
+
+    def _index(self, old: Instance | None, new: Instance) -> None:
+        if old is not None:
+            self._unindex(old)
+        self.instances[new.key] = new
+        self.of_job[new.key.job_id][new.key.number] = None
+        for _, placement in new.placements():
+            self._reserve(new.key, placement)
+
+    def _reserve(self, key: InstanceKey, placement: Placement) -> None:
+        node_id = placement.node_id
+        self.allocated[node_id] = self.allocated[node_id] + placement.spec.demand
+        held = self.on_node[node_id]
+        held[key] = held.get(key, 0) + 1
+        self._by_name[node_id, placement.spec.name, key.number][key] = None
+        self.dirty_views[node_id] = None
+
+    def _unindex(self, instance: Instance) -> None:
+        for _, placement in instance.placements():
+            node_id = placement.node_id
+            self.allocated[node_id] = self.allocated[node_id] - placement.spec.demand
+            held = self.on_node[node_id]
+            held[instance.key] -= 1
+            if not held[instance.key]:
+                del held[instance.key]
+            self._by_name[node_id, placement.spec.name, instance.key.number].pop(instance.key, None)
+            self.dirty_views[node_id] = None
+
+    def _log(self, subject: str, before: tuple[Event, ...], after: tuple[Event, ...]) -> None:
+        last = before[-1] if before else None
+        fresh = []
+        for event in reversed(after):
+            if event is last:
+                break
+            fresh.append((subject, event))
+        self.dirty.events.extend(reversed(fresh))
+
+    # Placing
+
+    def unfit_reason(self, node_id: str, spec: JobSpec, released: Resources = NOTHING) -> str:
+        """Why a node cannot take one more instance now, on the current state; "" where it can."""
+        node = self.nodes.get(node_id)
+        if node is None:
+            return "the node is unknown"
+        if node.state is not NodeState.READY:
+            return f"the node is {node.state}"
+        if node.is_cordoned:
+            return "the node is cordoned"
+        if spec.technology not in node.registration.technologies:
+            return f"the node has no {spec.technology}"
+        short = node.capacity.fits(spec.demand, self.allocated[node_id] - released)
+        return f"the node has not enough {short}" if short else ""
+
+    def place(self, key: InstanceKey, node_id: str, now_ms: int) -> str:
+        """Re-check a plan and reserve; answers why not, or "" once it is placed (or no longer wanted)."""
+        instance = self.instances.get(key)
+        if instance is None or not wants_placement(instance):
+            return ""
+        reason = self.unfit_reason(node_id, instance.spec, self._released(instance, node_id))
+        if reason:
+            return reason
+        self.apply(
+            key,
+            Planned(
+                node_id=node_id,
+                generation=max(instance.generation + 1, now_ms),
+                deadline_ms=self.first_deadline_ms(node_id, now_ms),
+            ),
+            now_ms,
+        )
+        return ""
+
+    def _released(self, instance: Instance, node_id: str) -> Resources:
+        return instance.current.spec.demand if instance.current and instance.node_id == node_id else NOTHING
+
+    def first_deadline_ms(self, node_id: str, now_ms: int) -> int | None:
+        """When a node's first answer to a deploy is due; None from a node that never reported a state."""
+        node = self.nodes[node_id]
+        if node.registration.dialect.is_engine:
+            return now_ms + self.policy.engine_deadline_ms
+        if node.registration.dialect is Dialect.SEED and not node.has_reported:
+            return None
+        return now_ms + self.policy.schedule_deadline_ms
+
+    def find_reported(self, node_id: str, job_name: str, number: int) -> InstanceKey | None:
+        """The newest open placement that a report without job id and generation can mean."""
+        keys = self._by_name.get((node_id, job_name, number), {})
+        found = [(item[1].generation, key) for key in keys if (item := self.instances[key].find(node_id, None))]
+        return max(found)[1] if found else None
+
+    def peers(self, job_id: str) -> dict[str, int]:
+        """How many open placements of a job each node has."""
+        counts: dict[str, int] = {}
+        for number in self.of_job.get(job_id, {}):
+            for _, placement in self.instances[InstanceKey(job_id, number)].placements():
+                counts[placement.node_id] = counts.get(placement.node_id, 0) + 1
+        return counts
+
+
+def _noted(node: Node, now_ms: int, actor: str, kind: str, cause: str) -> Node:
+    event = Event(at_ms=now_ms, actor=actor, kind=kind, state=node.state, cause=cause, node_id=node.id)
+    return replace(node, events=(*node.events, event)[-MAX_EVENTS:])
+
+
+def _is_object_id(text: str) -> bool:
+    return len(text) == 24 and all(digit in "0123456789abcdef" for digit in text)

@@ -1,0 +1,123 @@
+"""What can happen to an instance, in the past tense. `actor` and `cause` go into the history."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cluster.jobs import JobSpec
+from manager.domain.model import Refusal
+
+
+class Seen(StrEnum):
+    """What a node says of a placement, whatever its dialect calls it."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPED = "stopped"
+    DEAD = "dead"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ABSENT = "absent"
+
+    @property
+    def is_end(self) -> bool:
+        """Whether the placement no longer holds anything on its node."""
+        return self not in (Seen.STARTING, Seen.RUNNING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployRequested:
+    """Somebody wants the instance to run this specification."""
+
+    actor: str
+    spec: JobSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeleteRequested:
+    """Somebody wants the instance to be gone."""
+
+    actor: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A node was found and re-checked; `deadline_ms` is when its first answer is due (None: whenever)."""
+
+    node_id: str
+    generation: int
+    deadline_ms: int | None
+    cause: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRefused:
+    """No node was found; `retry_at_ms` is when to look again, unless something changes before."""
+
+    refusals: tuple[Refusal, ...]
+    retry_at_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovePlanned:
+    """A node for the successor was found and re-checked."""
+
+    actor: str
+    node_id: str
+    generation: int
+    deadline_ms: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """A node told of a placement; `generation` None from nodes that tell none."""
+
+    node_id: str
+    generation: int | None
+    seen: Seen
+    actor: str
+    detail: str = ""
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeWentDown:
+    """Lease and grace of a node ran out."""
+
+    node_id: str
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeCameBack:
+    """A node that sends no inventory is heard again: what ran there is taken to run still."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeWasRemoved:
+    """The operator gave a node up for good."""
+
+    node_id: str
+    actor: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadlinePassed:
+    """The deadline of at least one placement passed."""
+
+
+InstanceEvent = (
+    DeployRequested
+    | DeleteRequested
+    | Planned
+    | PlanRefused
+    | MovePlanned
+    | Observed
+    | NodeWentDown
+    | NodeCameBack
+    | NodeWasRemoved
+    | DeadlinePassed
+)

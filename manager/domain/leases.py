@@ -1,0 +1,79 @@
+"""Who is alive: leases judged by the monotonic clock, fairly.
+
+Nobody is judged within one lease of the start of listening (the manager's start, or its broker's return), and when a
+large share of the nodes expires together, none of them goes DOWN: the fault is then more likely between us and them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from manager.domain.model import Node, NodeLive, NodeState
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseRules:
+    """Seconds, and the share (0..1) and number of nodes that may expire together before re-placement pauses."""
+
+    lease_s: float = 10.0
+    grace_s: float = 5.0
+    mass_share: float = 0.3
+    mass_count: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A change of one node's state, and why."""
+
+    node_id: str
+    state: NodeState
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The changes of one sweep; `is_paused` tells that too many expired together and none of them goes DOWN."""
+
+    verdicts: tuple[Verdict, ...]
+    is_paused: bool = False
+
+
+def judge(
+    nodes: Iterable[tuple[Node, NodeLive]], now_mono_s: float, listening_since_mono_s: float, rules: LeaseRules
+) -> Judgement:
+    """READY nodes whose lease ran out become SUSPECT, SUSPECT and never heard ones after the grace DOWN.
+
+    A received last will makes a node SUSPECT at once, and DOWN one grace later.
+    """
+    if now_mono_s - listening_since_mono_s < rules.lease_s:
+        return Judgement(verdicts=())
+    known = list(nodes)
+    suspects = [(node, live) for node, live in known if node.state is not NodeState.DOWN]
+    verdicts = [
+        v for node, live in suspects if (v := _judge_one(node, live, now_mono_s, listening_since_mono_s, rules))
+    ]
+    silent = sum(1 for node, live in suspects if _silence_s(live, now_mono_s, listening_since_mono_s) >= rules.lease_s)
+    is_mass = silent >= rules.mass_count and silent > rules.mass_share * len(suspects)
+    if is_mass:
+        verdicts = [verdict for verdict in verdicts if verdict.state is not NodeState.DOWN]
+    return Judgement(verdicts=tuple(verdicts), is_paused=is_mass)
+
+
+def _silence_s(live: NodeLive, now_mono_s: float, listening_since_mono_s: float) -> float:
+    heard = live.heartbeat_mono_s if live.heartbeat_mono_s is not None else listening_since_mono_s
+    return now_mono_s - max(heard, listening_since_mono_s)
+
+
+def _judge_one(node: Node, live: NodeLive, now: float, since: float, rules: LeaseRules) -> Verdict | None:
+    silence_s = _silence_s(live, now, since)
+    over_s = rules.grace_s if live.is_will_received else rules.lease_s + rules.grace_s
+    cause = f"no telemetry for {silence_s:.1f} s"
+    if live.is_will_received:
+        cause = f"its connection broke {silence_s:.1f} s ago (last will)"
+    if silence_s >= over_s and node.state is not NodeState.READY:
+        return Verdict(node_id=node.id, state=NodeState.DOWN, cause=cause)
+    is_late = live.is_will_received or silence_s >= rules.lease_s
+    if is_late and node.state is NodeState.READY:
+        return Verdict(node_id=node.id, state=NodeState.SUSPECT, cause=cause)
+    return None
