@@ -14,7 +14,7 @@ from worker.state import Message
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class NodeFacts:
     """What registration says of this node; amounts in MB are 2^20 bytes."""
 
     name: str
@@ -27,21 +27,21 @@ class Machine:
     architecture: str
 
 
-def registration(machine: Machine, node_id: str) -> bytes:
+def registration(node: NodeFacts, node_id: str) -> bytes:
     """The body of `POST /api/node/register`, and the answer of the worker's own `GET` there."""
     return orjson.dumps(
         {
             "id": node_id,
-            "name": machine.name,
-            "ip": machine.ip,
-            "port": str(machine.port),
+            "name": node.name,
+            "ip": node.ip,
+            "port": str(node.port),
             "dialect": "worker",
-            "technology": list(machine.technologies),
-            "vcpus": machine.vcpus,
-            "memory_in_MB": machine.memory_in_mb,
-            "storage_in_MB": machine.storage_in_mb,
+            "technology": list(node.technologies),
+            "vcpus": node.vcpus,
+            "memory_in_MB": node.memory_in_mb,
+            "storage_in_MB": node.storage_in_mb,
             "vgpus": 0,
-            "architecture": machine.architecture,
+            "architecture": node.architecture,
             "supported_addons": [],
             "csi_drivers": [],
         }

@@ -25,12 +25,16 @@ class WorkerSettings(ProcessSettings):
     bind: str = Field("127.0.0.1", description="address that the local HTTP API listens on")
     worker_data_dir: Path = Field(Path("data/worker"), description="folder for state, logs and cached images")
     worker_adopt: bool = Field(False, description="wait for `clusterctl node adopt` instead of registering")
-    worker_technologies: str = Field("", description="announce only these, e.g. docker,wasm; default: all that are there")
+    worker_technologies: str = Field(
+        "", description="announce only these, e.g. docker,wasm; default: all that are there"
+    )
     worker_stop_workloads_on_exit: bool = Field(False, description="stop every workload when the worker ends")
     mqtt_broker_host: str = Field("", description="default: the gateway's host")
     mqtt_broker_port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="default: as registration answers")
     telemetry_interval_s: Annotated[float, Field(ge=0.1, le=60)] = Field(2.0, description="seconds between samples")
-    inventory_interval_s: Annotated[float, Field(ge=0.1, le=600)] = Field(5.0, description="seconds between inventories")
+    inventory_interval_s: Annotated[float, Field(ge=0.1, le=600)] = Field(
+        5.0, description="seconds between inventories"
+    )
     docker_host: str = Field("unix:///var/run/docker.sock", description="the container engine's socket")
     qemu_binary: str = Field("", description="default: qemu-system-<architecture> on the path")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

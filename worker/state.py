@@ -152,7 +152,16 @@ class State:
 
     def _enqueue(self, state: Publish, at_ms: int) -> Message:
         ref = state.ref
-        row = (ref.job_id, ref.number, ref.generation, state.job_name, state.status, state.detail, state.exit_code, at_ms)
+        row = (
+            ref.job_id,
+            ref.number,
+            ref.generation,
+            state.job_name,
+            state.status,
+            state.detail,
+            state.exit_code,
+            at_ms,
+        )
         cursor = self._database.execute(
             "INSERT INTO outbox (job_id, number, generation, job_name, status, detail, exit_code, at_ms)"
             " VALUES (?,?,?,?,?,?,?,?)",

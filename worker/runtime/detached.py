@@ -1,0 +1,200 @@
+"""Processes that outlive the worker: each in its own session, found again by pid and start time, its end on disk.
+
+A small `sh` stays between: it notes its own and its child's `/proc/…/stat`, waits, and writes the exit status as a file,
+so that no end is lost while the worker is away. Files in the folder of a run: boot, shim, child, exit, reason, log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from worker.records import Exit
+from worker.runtime.base import RuntimeFailure, Usage
+from worker.runtime.logfiles import follow_file, rotate
+
+START_TIMEOUT_S: Final = 10.0
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_CORES: Final = os.cpu_count() or 1
+_SHIM: Final = """
+note() { IFS= read -r stat < "/proc/$1/stat" && echo "$stat" > "$2.new" && mv "$2.new" "$2"; }
+for group in $CLUSTER_WORKER_CGROUPS; do echo $$ > "$group/cgroup.procs"; done
+unset CLUSTER_WORKER_CGROUPS
+note $$ shim
+"$@" &
+child=$!
+note $child child
+wait $child
+echo $? > exit.new && mv exit.new exit
+"""
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process that cannot be mistaken for a later one with the same number."""
+
+    pid: int
+    start_ticks: int
+
+
+class Run:
+    """The folder of one workload's process, and what can be done with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "log"
+        self._last_cpu: tuple[float, float] | None = None
+
+    def clear(self) -> None:
+        """Make the folder anew; the log of an earlier run stays."""
+        for file in ("shim", "child", "exit", "reason"):
+            (self.folder / file).unlink(missing_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "boot").write_text(_boot_id())
+
+    async def start(self, argv: Sequence[str], env: Mapping[str, str], cgroups: Sequence[Path] = ()) -> None:
+        """Start `argv` in the folder, its output appended to the log. Raises RuntimeFailure."""
+        await asyncio.to_thread(self._spawn, argv, {**env, "CLUSTER_WORKER_CGROUPS": " ".join(map(str, cgroups))})
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not (self.folder / "child").exists() and not self.has_ended:
+            if time.monotonic() > deadline:
+                raise RuntimeFailure(f"{argv[0]} did not start within {START_TIMEOUT_S:g} s")
+            await asyncio.sleep(0.005)
+
+    def _spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        with self.log.open("ab") as log:
+            subprocess.run(
+                ["/bin/sh", "-c", '"$@" &', "sh", "/bin/sh", "-c", _SHIM, "shim", *argv],
+                cwd=self.folder,
+                env={"PATH": os.environ.get("PATH", os.defpath), **env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                check=True,
+            )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the end was noted."""
+        return (self.folder / "exit").exists()
+
+    @property
+    def process(self) -> ProcessId | None:
+        """The workload's own process, if it is alive."""
+        return self._alive("child")
+
+    async def wait(self) -> Exit:
+        """Wait for the end; of a run that left none, or of another boot, the outcome is unknown."""
+        for file in ("shim", "child"):
+            alive = self._alive(file)
+            if alive and not self.has_ended:
+                await _until_gone(alive)
+        return self.read_exit()
+
+    def read_exit(self) -> Exit:
+        """The noted end."""
+        try:
+            code = int((self.folder / "exit").read_text())
+        except (OSError, ValueError):
+            return Exit(reason="its process is gone", is_outcome_known=False)
+        reason = self._read("reason")
+        if not reason and code > 128 and code - 128 in set(signal.Signals):
+            reason = f"ended by {signal.Signals(code - 128).name}"
+        return Exit(code=code, reason=reason)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the workload, if it lives."""
+        process = self.process
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(process.pid)
+            try:
+                if process == self.process:
+                    signal.pidfd_send_signal(handle, number)
+            finally:
+                os.close(handle)
+
+    def usage(self) -> Usage:
+        """Cpu since the last call, memory now, size of the folder; the log is kept within its bound on the way."""
+        rotate(self.log)
+        process = self.process
+        fields = _stat(process.pid) if process else None
+        if fields is None:
+            return Usage()
+        now, cpu_s = time.monotonic(), (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+        before, self._last_cpu = self._last_cpu, (now, cpu_s)
+        percent = 0.0
+        if before and now > before[0]:
+            percent = max(0.0, (cpu_s - before[1]) / (now - before[0]) / _CORES * 100)
+        disk = sum(file.lstat().st_size for file in self.folder.iterdir() if file.is_file())
+        return Usage(cpu_percent=percent, memory_bytes=int(fields[21]) * _PAGE_BYTES, disk_bytes=disk)
+
+    def logs(self, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
+        """The log; following ends with the process."""
+        return follow_file(self.log, tail, lambda: follow and self._alive("shim") is not None)
+
+    def last_words(self) -> str:
+        """The last line of the log."""
+        with contextlib.suppress(OSError, IndexError):
+            return self.log.read_bytes()[-2000:].decode(errors="replace").strip().splitlines()[-1][:300]
+        return ""
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _alive(self, file: str) -> ProcessId | None:
+        fields = self._read(file).rpartition(")")
+        if not fields[1] or self._read("boot") != _boot_id():
+            return None
+        noted = ProcessId(int(fields[0].split(" ", 1)[0]), int(fields[2].split()[19]))
+        now = _stat(noted.pid)
+        is_same = now is not None and int(now[19]) == noted.start_ticks and now[0] not in ("Z", "X")
+        return noted if is_same else None
+
+    def _read(self, file: str) -> str:
+        try:
+            return (self.folder / file).read_text(errors="replace").strip()
+        except OSError:
+            return ""
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat after the name, state first; None where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+async def _until_gone(process: ProcessId) -> None:
+    """Wait without polling, on a file descriptor that becomes readable when the process ends."""
+    try:
+        handle = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    loop, gone = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        loop.add_reader(handle, gone.set)
+        fields = _stat(process.pid)
+        if fields is not None and int(fields[19]) == process.start_ticks:
+            await gone.wait()
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)

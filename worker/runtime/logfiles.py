@@ -1,0 +1,63 @@
+"""Log files of detached processes: bounded, read from their end, followed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+MAX_LOG_BYTES: Final = 10 * 1024 * 1024
+_CHUNK: Final = 64 * 1024
+_POLL_S: Final = 0.2
+
+
+def rotate(log: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
+    """Keep at most two files of `max_bytes`: the writer appends, so that its file can be copied and cut to nothing."""
+    try:
+        if log.stat().st_size <= max_bytes:
+            return
+    except FileNotFoundError:
+        return
+    shutil.copyfile(log, log.with_suffix(".1"))
+    with log.open("r+b") as file:
+        file.truncate(0)
+
+
+async def follow_file(log: Path, tail: int | None, is_followed: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """The older and the present file, from their last `tail` lines on; then what is appended while `is_followed`."""
+    if not log.exists():
+        return
+    with log.open("rb") as file:
+        if tail is None:
+            older = log.with_suffix(".1")
+            if older.exists():
+                yield await asyncio.to_thread(older.read_bytes)
+        else:
+            file.seek(_start_of_tail(log, tail))
+        while True:
+            may_grow = is_followed()
+            while chunk := file.read(_CHUNK):
+                yield chunk
+            if not may_grow:
+                return
+            if log.stat().st_size < file.tell():
+                file.seek(0)
+            await asyncio.sleep(_POLL_S)
+
+
+def _start_of_tail(log: Path, lines: int) -> int:
+    """The offset at which the last `lines` lines begin; a last line without its end counts."""
+    with log.open("rb") as file:
+        end = position = file.seek(0, 2)
+        if lines <= 0:
+            return end
+        block = b""
+        while position > 0 and block[:-1].count(b"\n") < lines:
+            step = min(_CHUNK, position)
+            position -= step
+            file.seek(position)
+            block = file.read(step) + block
+        before_last, last = block[:-1], block[-1:]
+        return end - len(b"\n".join(before_last.split(b"\n")[-lines:]) + last)

@@ -1,0 +1,122 @@
+"""QEMU's command line for a unikernel, as pure functions, and the probe that shows whether KVM works here."""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cluster.jobs import JobSpec
+from worker.runtime.ports import parse_ports
+
+DEFAULT_MEMORY_BYTES: Final = 64 * 1024 * 1024
+MEBIBYTE: Final = 1024 * 1024
+QMP_SOCKET: Final = "qmp"
+DISK_SUFFIXES: Final = {".qcow2": "qcow2", ".img": "raw", ".raw": "raw", ".vmdk": "vmdk", ".vdi": "vdi"}
+_INITRD_SUFFIXES: Final = (".cpio", ".initrd", ".gz", ".xz")
+_KVM_PROBE_S: Final = 3.0
+_PROBE_CODE: Final = 42
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guest:
+    """Everything that decides how a guest is started; source and target of a live migration share all but `ip`."""
+
+    binary: str
+    accelerator: str
+    image: Path
+    further_images: tuple[Path, ...]
+    spec: JobSpec
+    ip: str
+
+    @property
+    def is_disk(self) -> bool:
+        """Whether the image is a disk to boot from; else it is a kernel."""
+        return self.image.suffix in DISK_SUFFIXES
+
+    @property
+    def machine(self) -> str:
+        """The machine type: a kernel gets the smallest there is."""
+        if not self.binary.endswith(("x86_64", "i386")):
+            return "virt"
+        return "pc" if self.is_disk else "microvm"
+
+
+def binary_here() -> str:
+    """The emulator of this machine's architecture; "" where it is not installed."""
+    machine = {"amd64": "x86_64", "arm64": "aarch64", "i686": "i386"}.get(platform.machine(), platform.machine())
+    return shutil.which(f"qemu-system-{machine}") or ""
+
+
+def command_line(guest: Guest) -> list[str]:
+    """The guest, stopped before its first instruction, with its serial port on standard output."""
+    spec = guest.spec
+    memory_mb = max(1, (spec.demand.memory_bytes or DEFAULT_MEMORY_BYTES) // MEBIBYTE)
+    cpus = max(1, -(-(spec.demand.cpu_millicores or 1000) // 1000))
+    argv = [guest.binary, "-S", "-M", guest.machine, "-accel", guest.accelerator]
+    argv += ["-m", str(memory_mb), "-smp", str(cpus), "-nodefaults", "-display", "none", "-no-reboot"]
+    argv += ["-name", spec.name, "-serial", "stdio", "-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"]
+    if guest.machine != "virt":
+        argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
+    return [*argv, *_boot(guest), *_network(guest)]
+
+
+def _boot(guest: Guest) -> list[str]:
+    if guest.is_disk:
+        disks, argv = (guest.image, *guest.further_images), []
+    else:
+        words = " ".join((*guest.spec.command, *guest.spec.environment))
+        argv = ["-kernel", str(guest.image), *(["-append", words] if words else [])]
+        initrds = [image for image in guest.further_images if image.name.endswith(_INITRD_SUFFIXES)]
+        argv += [part for image in initrds[:1] for part in ("-initrd", str(image))]
+        disks = tuple(image for image in guest.further_images if image not in initrds)
+    device = "virtio-blk-pci" if guest.machine == "pc" else "virtio-blk-device"
+    for number, disk in enumerate(disks):
+        kind = DISK_SUFFIXES.get(disk.suffix, "raw")
+        path = str(disk).replace(",", ",,")
+        argv += ["-drive", f"file={path},format={kind},if=none,id=disk{number},snapshot=on"]
+        argv += ["-device", f"{device},drive=disk{number}"]
+    return argv
+
+
+def _network(guest: Guest) -> list[str]:
+    if not guest.spec.ports:
+        return []
+    ip = f"[{guest.ip}]" if ":" in guest.ip else guest.ip
+    forwards = "".join(
+        f",hostfwd={port.protocol}:{ip}:{port.host}-:{port.inside}" for port in parse_ports(guest.spec.ports)
+    )
+    device = "virtio-net-pci" if guest.machine == "pc" else "virtio-net-device"
+    return ["-netdev", f"user,id=net{forwards}", "-device", f"{device},netdev=net"]
+
+
+async def choose_accelerator(binary: str) -> str:
+    """`kvm` where a bounded probe boot under it works, else `tcg`: /dev/kvm may exist and not work."""
+    if not Path("/dev/kvm").exists():
+        return "tcg"
+    return "kvm" if await boots(binary, "kvm") else "tcg"
+
+
+async def boots(binary: str, accelerator: str) -> bool:
+    """Whether a guest of four bytes at the reset vector (`mov al, 42; out 0xf4, al`) really ran and ended itself."""
+    with tempfile.TemporaryDirectory(prefix="probe-") as folder:
+        firmware = Path(folder) / "firmware"
+        firmware.write_bytes(
+            (b"\xb0" + bytes([_PROBE_CODE]) + b"\xe6\xf4").rjust(65536 - 12, b"\xf4").ljust(65536, b"\xf4")
+        )
+        argv = [binary, "-M", "pc", "-accel", accelerator, "-m", "1", "-nodefaults", "-display", "none", "-no-reboot"]
+        argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-bios", str(firmware)]
+        quiet = asyncio.subprocess.DEVNULL
+        process = await asyncio.create_subprocess_exec(*argv, stdin=quiet, stdout=quiet, stderr=quiet)
+        try:
+            return await asyncio.wait_for(process.wait(), _KVM_PROBE_S) == (_PROBE_CODE << 1) | 1
+        except TimeoutError:
+            return False
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()

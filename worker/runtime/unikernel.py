@@ -1,0 +1,229 @@
+"""Unikernels in QEMU: started stopped, controlled over QMP, found again by pid and socket after a worker restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from worker.records import Exit, Ref
+from worker.runtime import cgroups
+from worker.runtime.base import Progress, RuntimeFailure, Usage, Workload
+from worker.runtime.detached import Run
+from worker.runtime.images import ImageCache
+from worker.runtime.qemu import QMP_SOCKET, Guest, binary_here, choose_accelerator, command_line
+
+if TYPE_CHECKING:
+    from qemu.qmp import EventListener, QMPClient
+
+LOG: structlog.stdlib.BoundLogger = structlog.get_logger()
+CONNECT_TIMEOUT_S: Final = 10.0
+COMMAND_TIMEOUT_S: Final = 5.0
+_ENDS: Final = ("SHUTDOWN", "GUEST_PANICKED")
+_DEBUG_EXIT: Final = 1
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """A QMP session with one guest, and the events by which it says why it ends."""
+
+    client: QMPClient
+    ends: EventListener
+
+
+class UnikernelRuntime:
+    """Images are kernels (ELF, multiboot or Linux) or disks, as a path, file:// or http(s)://."""
+
+    technology = "unikernel"
+
+    def __init__(self, folder: Path, images: ImageCache, binary: str = "") -> None:
+        self._folder = folder
+        self._images = images
+        self._binary = binary or binary_here()
+        self._accelerator = ""
+        self._runs: dict[Ref, Run] = {}
+        self._monitors: dict[Ref, Monitor] = {}
+
+    async def unavailable(self) -> str:
+        """QEMU is looked for, not started."""
+        if not self._binary:
+            return "qemu-system is not installed; `apt-get install qemu-system-x86` would enable unikernels"
+        return ""
+
+    async def prepare(self, workload: Workload, progress: Progress) -> None:
+        """Download the images unless they are there."""
+        for image in (workload.spec.image, *workload.spec.vm_images):
+            await self._images.fetch(image, progress)
+
+    async def start(self, workload: Workload) -> None:
+        """Start QEMU stopped, connect, then let the guest run, so that no event of it is missed."""
+        run, spec = self._run(workload.ref), workload.spec
+        guest = await self._guest(workload)
+        run.clear()
+        (run.folder / QMP_SOCKET).unlink(missing_ok=True)
+        groups = cgroups.limit_cpu(str(workload.ref), spec.demand.cpu_millicores) if spec.demand.cpu_millicores else ()
+        await run.start(command_line(guest), {}, groups)
+        if spec.demand.cpu_millicores and not groups:
+            self._be_nice(run)
+        try:
+            monitor = await self._connect(workload.ref)
+            await asyncio.wait_for(monitor.client.execute("cont"), COMMAND_TIMEOUT_S)
+        except (OSError, EOFError, TimeoutError, _qmp_error()) as error:
+            run.signal(signal.SIGKILL)
+            raise RuntimeFailure(run.last_words() or f"QEMU did not answer: {error}") from None
+
+    async def is_running(self, ref: Ref) -> bool:
+        """Whether QEMU lives; the session with it is taken up again, and a guest still stopped is let run."""
+        if self._run(ref).process is None:
+            return False
+        with contextlib.suppress(OSError, EOFError, TimeoutError, _qmp_error()):
+            monitor = await self._connect(ref)
+            status: Any = await asyncio.wait_for(monitor.client.execute("query-status"), COMMAND_TIMEOUT_S)
+            if status["status"] == "prelaunch":
+                await asyncio.wait_for(monitor.client.execute("cont"), COMMAND_TIMEOUT_S)
+        return self._run(ref).process is not None
+
+    async def wait(self, ref: Ref) -> Exit:
+        """The guest's exit code through isa-debug-exit; else the reason that QEMU gave.
+
+        QEMU's own status 0 alone means nothing: without a reason the outcome is unknown.
+        """
+        end = await self._run(ref).wait()
+        reason = await self._disconnect(ref)
+        if not end.is_outcome_known or end.code is None:
+            return end
+        if end.code & _DEBUG_EXIT and not self._is_refusal(ref, end.code):
+            return Exit(code=end.code >> 1)
+        if end.code == 0:
+            return _exit_of(reason)
+        return Exit(code=end.code, reason=end.reason or self._run(ref).last_words())
+
+    async def stop(self, ref: Ref) -> None:
+        """Press the guest's power button."""
+        await self._command(ref, "system_powerdown")
+
+    async def kill(self, ref: Ref) -> None:
+        """End QEMU."""
+        self._run(ref).signal(signal.SIGKILL)
+
+    async def remove(self, ref: Ref) -> None:
+        """Delete the run's folder and its control group."""
+        await self._disconnect(ref)
+        await asyncio.to_thread(self._run(ref).remove)
+        cgroups.remove_limit(str(ref))
+        self._runs.pop(ref, None)
+
+    def logs(self, ref: Ref, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
+        """The guest's serial port."""
+        return self._run(ref).logs(follow=follow, tail=tail)
+
+    async def usage(self, ref: Ref) -> Usage:
+        """Of the QEMU process."""
+        return self._run(ref).usage()
+
+    async def execute(self, ref: Ref, command: tuple[str, ...], timeout_s: float) -> tuple[int, str]:
+        """There is no shell in a unikernel."""
+        raise RuntimeFailure("unikernels have no commands to run; use an http or tcp probe", is_final=True)
+
+    async def close(self) -> None:
+        """End the QMP sessions; the guests go on."""
+        for ref in list(self._monitors):
+            await self._disconnect(ref)
+
+    def _run(self, ref: Ref) -> Run:
+        return self._runs.setdefault(ref, Run(self._folder / str(ref)))
+
+    async def _guest(self, workload: Workload) -> Guest:
+        if not self._accelerator:
+            self._accelerator = await choose_accelerator(self._binary)
+            LOG.info("accelerator chosen", accelerator=self._accelerator)
+        return Guest(
+            binary=self._binary,
+            accelerator=self._accelerator,
+            image=self._images.path(workload.spec.image),
+            further_images=tuple(self._images.path(image) for image in workload.spec.vm_images),
+            spec=workload.spec,
+            ip=workload.ip,
+        )
+
+    def _be_nice(self, run: Run) -> None:
+        process = run.process
+        if process:
+            LOG.info("cpu limit needs root; the guest gets a lower priority", folder=run.folder.name)
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, process.pid, 10)
+
+    def _is_refusal(self, ref: Ref, code: int) -> bool:
+        """QEMU ends with 1 also when it refuses its command line; only then it speaks of itself last."""
+        return code == 1 and "qemu-system" in self._run(ref).last_words()
+
+    async def _connect(self, ref: Ref) -> Monitor:
+        from qemu.qmp import EventListener, QMPClient
+
+        await self._disconnect(ref)
+        run, client, ends = self._run(ref), QMPClient(str(ref)), EventListener(_ENDS)
+        client.register_listener(ends)
+        handle = os.open(run.folder, os.O_RDONLY)
+        try:
+            # A socket's path is bounded to 107 bytes; the folder's descriptor makes any path short.
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                while not (run.folder / QMP_SOCKET).exists():
+                    if run.process is None:
+                        raise EOFError("QEMU ended")
+                    await asyncio.sleep(0.005)
+                await client.connect(f"/proc/self/fd/{handle}/{QMP_SOCKET}")
+        finally:
+            os.close(handle)
+        self._monitors[ref] = Monitor(client, ends)
+        return self._monitors[ref]
+
+    async def _command(self, ref: Ref, name: str) -> None:
+        monitor = self._monitors.get(ref)
+        if monitor is None:
+            self._run(ref).signal(signal.SIGTERM)
+            return
+        with contextlib.suppress(OSError, EOFError, TimeoutError, _qmp_error()):
+            await asyncio.wait_for(monitor.client.execute(name), COMMAND_TIMEOUT_S)
+
+    async def _disconnect(self, ref: Ref) -> str:
+        """End the session; answers the reason for the guest's end, if it told one."""
+        monitor = self._monitors.pop(ref, None)
+        if monitor is None:
+            return ""
+        from qemu.qmp import Runstate
+
+        with contextlib.suppress(TimeoutError):
+            if self._run(ref).process is None:
+                async with asyncio.timeout(1.0):
+                    while monitor.client.runstate is Runstate.RUNNING:
+                        await monitor.client.runstate_changed()
+        with contextlib.suppress(OSError, EOFError, _qmp_error()):
+            await monitor.client.disconnect()
+        events = monitor.ends.clear()
+        return next((_reason(event) for event in events), "")
+
+
+def _reason(event: Any) -> str:
+    return "guest-panic" if event["event"] == "GUEST_PANICKED" else str(event["data"].get("reason", ""))
+
+
+def _exit_of(reason: str) -> Exit:
+    """QEMU ended with status 0: only a guest that powered off has succeeded."""
+    if reason == "guest-shutdown":
+        return Exit(code=0)
+    if not reason:
+        return Exit(reason="QEMU ended without a reason", is_outcome_known=False)
+    return Exit(reason=f"QEMU: {reason}")
+
+
+def _qmp_error() -> type[Exception]:
+    from qemu.qmp import QMPError
+
+    return QMPError
