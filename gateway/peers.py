@@ -1,0 +1,134 @@
+"""The manager and the scheduler over gRPC: one channel each, every call bounded, a restarting peer waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+import grpc
+
+from cluster.errors import DeadlineError, UnavailableError
+from cluster.process import LOG
+from cluster.rpc import channel
+from cluster.rpc_errors import from_rpc_error
+from cluster.v1 import manager_pb2_grpc, scheduler_pb2_grpc
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+DETAILS_KEY: Final = "grpc-status-details-bin"
+_RETRY_S: Final = 0.05
+_AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+class Peer:
+    """A process that is called; `name` and `address` are for messages."""
+
+    def __init__(self, name: str, address: str, call_timeout_s: float) -> None:
+        self.channel = channel(address)
+        self._name = name
+        self._address = address
+        self._call_timeout_s = call_timeout_s
+        self._is_away = False
+
+    async def call(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, wait_s: float
+    ) -> Response:
+        """Call, and while the peer cannot be reached wait up to `wait_s` seconds for it; only for what may be repeated.
+
+        Raises the ClusterError that the peer raised, UnavailableError or DeadlineError.
+        """
+        give_up_at = time.monotonic() + wait_s
+        while True:
+            try:
+                response = await method(request, timeout=self._call_timeout_s)
+            except grpc.aio.AioRpcError as error:
+                left_s = give_up_at - time.monotonic()
+                if not _is_away(error) or left_s <= 0:
+                    self._fail(error)
+                await self._until_reachable(left_s)
+            else:
+                self._note(is_away=False)
+                return response
+
+    async def stream(self, call: grpc.aio.UnaryStreamCall[Any, Response]) -> AsyncGenerator[Response]:
+        """The messages of a started call, which is cancelled when the reader stops. Raises as `call` does."""
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            self._fail(error)
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self.channel.close()
+
+    async def _until_reachable(self, left_s: float) -> None:
+        await asyncio.sleep(min(_RETRY_S, left_s))
+        try:
+            async with asyncio.timeout(left_s):
+                await self.channel.channel_ready()
+        except TimeoutError:
+            return
+
+    def _fail(self, error: grpc.aio.AioRpcError) -> NoReturn:
+        if _is_away(error):
+            self._note(is_away=True)
+            raise UnavailableError(
+                f"the {self._name} does not answer: is the {self._name} running at {self._address}?"
+            ) from None
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            raise UnavailableError(f"the {self._name} at {self._address} does not know this call: update it") from None
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not _is_told(error):
+            raise DeadlineError(
+                f"the {self._name} did not answer within {self._call_timeout_s:g} s; repeat the request"
+            ) from None
+        raise from_rpc_error(error) from None
+
+    def _note(self, *, is_away: bool) -> None:
+        if is_away == self._is_away:
+            return
+        self._is_away = is_away
+        if is_away:
+            LOG.warning("peer does not answer", peer=self._name, address=self._address)
+        else:
+            LOG.info("peer answers again", peer=self._name, address=self._address)
+
+
+def _is_told(error: grpc.aio.AioRpcError) -> bool:
+    return any(key == DETAILS_KEY for key, _ in error.trailing_metadata() or ())
+
+
+def _is_away(error: grpc.aio.AioRpcError) -> bool:
+    return error.code() in _AWAY and not _is_told(error)
+
+
+class Peers:
+    """What the routes call; made in the lifespan, because a channel belongs to its loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.manager = Peer("manager", settings.manager_address, settings.call_timeout_s)
+        self.scheduler = Peer("scheduler", settings.scheduler_address, settings.call_timeout_s)
+        self.manager_stub = manager_pb2_grpc.ManagerServiceStub(self.manager.channel)
+        self.scheduler_stub = scheduler_pb2_grpc.SchedulerServiceStub(self.scheduler.channel)
+        self._read_wait_s = settings.read_wait_s
+        self._command_wait_s = settings.command_wait_s
+
+    async def read(self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request) -> Response:
+        """Ask the manager."""
+        return await self.manager.call(method, request, self._read_wait_s)
+
+    async def command(self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request) -> Response:
+        """Change something through the manager; the API's mutations may all be repeated."""
+        return await self.manager.call(method, request, self._command_wait_s)
+
+    async def close(self) -> None:
+        """Close both channels."""
+        await self.manager.close()
+        await self.scheduler.close()

@@ -1,0 +1,13 @@
+"""The HTTP routes, one module per concern."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import APIRouter
+
+from gateway.routes import commands, events, instances, jobs, moves, nodes, registration, schedule, status
+
+ROUTERS: Final[tuple[APIRouter, ...]] = tuple(
+    module.router for module in (commands, registration, schedule, moves, nodes, jobs, instances, events, status)
+)

@@ -1,0 +1,54 @@
+"""What a root orders: deploy and delete an instance, in the route sets of all root generations."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from cluster.convert import spec_to_proto
+from cluster.documents import parse_job, parse_job_id
+from cluster.v1 import instance_pb2, manager_pb2
+from gateway import openapi, schemas
+from gateway.answers import ok
+from gateway.inputs import parse_instance_number, read_json
+from gateway.peers import Peers
+from gateway.tracing import request_id
+
+ACTOR = "root"
+router = APIRouter(tags=["commands"], responses=openapi.PROBLEMS)
+_deploy_docs = openapi.documented(schemas.Ok, body=("JobDocument", schemas.JOB_EXAMPLE))
+_delete_docs = openapi.documented(schemas.Ok)
+
+
+@router.post("/api/deploy/{job_id}/{instance_number}", summary="Deploy an instance (roots until 2025)", **_deploy_docs)
+@router.post("/api/service/{job_id}/{instance_number}", summary="Deploy an instance", **_deploy_docs)
+async def deploy(job_id: str, instance_number: str, request: Request) -> Response:
+    """Save that an instance should run; the path names it, whatever id the body has. May be repeated."""
+    key = instance_pb2.InstanceKey(job_id=parse_job_id(job_id), number=parse_instance_number(instance_number))
+    spec = parse_job(await read_json(request))
+    peers: Peers = request.app.state.peers
+    await peers.command(
+        peers.manager_stub.DeployInstances,
+        manager_pb2.DeployInstancesRequest(
+            request_id=request_id(request),
+            actor=ACTOR,
+            specs=[spec_to_proto(spec)],
+            deployments=[manager_pb2.InstanceDeployment(key=key, spec_index=0)],
+        ),
+    )
+    return ok()
+
+
+@router.get("/api/delete/{job_id}/{instance_number}", summary="Delete an instance (roots until 2025)", **_delete_docs)
+@router.delete("/api/service/{job_id}/{instance_number}", summary="Delete an instance", **_delete_docs)
+async def delete(job_id: str, instance_number: str, request: Request) -> Response:
+    """Save that an instance should not run, -1 for all of the job. Unknown and ended ones succeed."""
+    number = parse_instance_number(instance_number, minimum=-1)
+    key = instance_pb2.InstanceKey(job_id=parse_job_id(job_id), number=number)
+    peers: Peers = request.app.state.peers
+    await peers.command(
+        peers.manager_stub.DeleteInstances,
+        manager_pb2.DeleteInstancesRequest(request_id=request_id(request), actor=ACTOR, keys=[key]),
+    )
+    return ok()
