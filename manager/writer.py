@@ -48,6 +48,7 @@ class Writer:
         self._writing: Batch | None = None
         self._wake = asyncio.Event()
         self.failure = "the store was not opened yet"
+        self.working = asyncio.Event()
 
     async def open(self) -> Contents:
         """Open the store and read it, trying again until it works. Raises StoreLockedError at once."""
@@ -97,18 +98,20 @@ class Writer:
         batch, self._next = self._next, Batch()
         self._writing = batch
         try:
-            changes = [self._change(record_id, record) for record_id, record in batch.records.items()]
-            conflicts = await self._call(lambda: self._store.write(changes))
-            if conflicts:
-                raise StoreError(f"{conflicts[0].kind} {conflicts[0].id} was changed by another process")
+            await self._save(batch)
         except StoreError as error:
             await self._recover(batch, error)
-        else:
-            self._versions.update({(c.kind, c.id): c.record.version if c.record else 0 for c in changes})
-            if not batch.saved.done():
-                batch.saved.set_result(None)
         finally:
             self._writing = None
+
+    async def _save(self, batch: Batch) -> None:
+        changes = [self._change(record_id, record) for record_id, record in batch.records.items()]
+        conflicts = await self._call(lambda: self._store.write(changes))
+        if conflicts:
+            raise StoreError(f"{conflicts[0].kind} {conflicts[0].id} was changed by another process")
+        self._versions.update({(c.kind, c.id): c.record.version if c.record else 0 for c in changes})
+        if not batch.saved.done():
+            batch.saved.set_result(None)
 
     def _change(self, record_id: RecordId, record: Record | None) -> Change:
         kind, name = record_id
@@ -116,6 +119,7 @@ class Writer:
 
     async def _recover(self, batch: Batch, error: StoreError) -> None:
         self.failure = str(error)
+        self.working.clear()
         LOG.error("store failed", error=self.failure, waiting=len(batch.records))
         batch.fail(f"the store does not work: {error}")
         self._next.fail(f"the store does not work: {error}")
@@ -144,6 +148,7 @@ class Writer:
             **{(Kind.SETTING, item.name): item.version for item in contents.settings},
         }
         self.failure = ""
+        self.working.set()
 
     async def _call(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function)

@@ -1,0 +1,107 @@
+"""The scheduler over gRPC: plans and explanations, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import grpc
+
+from cluster.convert import spec_to_proto
+from cluster.errors import ClusterError
+from cluster.jobs import JobSpec
+from cluster.rpc_errors import from_rpc_error
+from cluster.v1 import instance_pb2, scheduler_pb2, scheduler_pb2_grpc
+from manager.domain.model import InstanceKey, Refusal
+
+PLAN_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One placement to be planned; `target_node_id` is the only node that may be taken, where it is given."""
+
+    key: InstanceKey
+    spec: JobSpec
+    excluded_node_ids: tuple[str, ...] = ()
+    target_node_id: str = ""
+    released_node_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A node, or the reasons why there is none."""
+
+    node_id: str
+    refusals: tuple[Refusal, ...] = field(default=())
+
+
+class Planner:
+    """A client of SchedulerService. `failure` says why the last call did not work; "" when it did."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: scheduler_pb2_grpc.SchedulerServiceAsyncStub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+        self.failure = "not asked yet"
+
+    async def plan(self, requests: Sequence[Request], peers: dict[str, dict[str, int]], sequence: int) -> list[Result]:
+        """Plan in order; `peers` has the open placements of each job by node. Raises ClusterError."""
+        message = plan_request(requests, peers, sequence)
+        try:
+            response = await self._stub.Plan(message, timeout=PLAN_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise self._failed(error) from None
+        self.failure = ""
+        return [
+            Result(node_id=item.node_id, refusals=tuple(_refusal(refusal) for refusal in item.refusals))
+            for item in response.results
+        ]
+
+    async def explain(
+        self, job_id: str, spec: JobSpec, peers: dict[str, int], released_node_id: str
+    ) -> scheduler_pb2.ExplainResponse:
+        """What each filter thinks of each node. Raises ClusterError."""
+        request = scheduler_pb2.ExplainRequest(spec=_plan_spec(job_id, spec, peers), released_node_id=released_node_id)
+        try:
+            response = await self._stub.Explain(request, timeout=PLAN_TIMEOUT_S)
+        except grpc.RpcError as error:
+            raise self._failed(error) from None
+        self.failure = ""
+        return response
+
+    def _failed(self, error: grpc.RpcError) -> ClusterError:
+        known = from_rpc_error(error)
+        self.failure = known.detail
+        return known
+
+
+def plan_request(
+    requests: Sequence[Request], peers: dict[str, dict[str, int]], sequence: int
+) -> scheduler_pb2.PlanRequest:
+    """The message for a batch: each distinct specification of a job stands in it once."""
+    message = scheduler_pb2.PlanRequest(plan_sequence=sequence)
+    positions: dict[tuple[str, str], int] = {}
+    for request in requests:
+        job_id = request.key.job_id
+        known = (job_id, request.spec.digest)
+        if known not in positions:
+            positions[known] = len(message.specs)
+            message.specs.append(_plan_spec(job_id, request.spec, peers.get(job_id, {})))
+        message.items.add(
+            key=instance_pb2.InstanceKey(job_id=job_id, number=request.key.number),
+            spec_index=positions[known],
+            excluded_node_ids=request.excluded_node_ids,
+            target_node_id=request.target_node_id,
+            released_node_id=request.released_node_id,
+        )
+    return message
+
+
+def _plan_spec(job_id: str, spec: JobSpec, peers: dict[str, int]) -> scheduler_pb2.PlanSpec:
+    message = scheduler_pb2.PlanSpec(job_id=job_id, spec=spec_to_proto(spec))
+    for node_id, count in peers.items():
+        message.peers.add(node_id=node_id, count=count)
+    return message
+
+
+def _refusal(message: instance_pb2.Refusal) -> Refusal:
+    return Refusal(reason=message.reason, node_count=message.node_count, detail=message.detail)

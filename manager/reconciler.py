@@ -1,0 +1,221 @@
+"""The loops that close every gap: planning what wants a node, and the tick that judges leases and deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from cluster.errors import ClusterError
+from cluster.nodes import Dialect
+from cluster.process import LOG
+from manager.core import Core, now_ms
+from manager.domain.effects import Effect, Verb
+from manager.domain.events import DeadlinePassed, NodeWentDown, Observed, PlanRefused, Seen
+from manager.domain.leases import Judgement, LeaseRules, judge
+from manager.domain.machine import wants_placement
+from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeState, Refusal
+from manager.domain.policy import backoff_ms
+from manager.planner import Planner, Request, Result
+
+PLAN_BATCH: Final = 1000
+TICK_S: Final = 0.25
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 2.0
+
+
+class Reconciler:
+    """Drives instances towards what is desired."""
+
+    def __init__(self, core: Core, planner: Planner, rules: LeaseRules) -> None:
+        self._core = core
+        self._planner = planner
+        self._rules = rules
+        self._listening_since_mono_s: float | None = None
+        self._is_paused = False
+        self._silent_stops: dict[tuple[InstanceKey, int], tuple[int, str]] = {}
+        self._refused: dict[InstanceKey, int] = {}
+
+    # Planning
+
+    async def plan_forever(self) -> None:
+        """Plan batch after batch; while the scheduler is away what wants a node waits."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            await self._core.plan_wanted.wait()
+            self._core.plan_wanted.clear()
+            await self._core.writer.working.wait()
+            requests = self._next_requests()
+            if not requests:
+                continue
+            try:
+                await self._plan(requests)
+                pause_s = FIRST_PAUSE_S
+            except ClusterError as error:
+                if pause_s == FIRST_PAUSE_S:
+                    LOG.warning("scheduler does not answer, planning waits", error=error.detail)
+                for request in requests:
+                    self._core.want_plan(request.key)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    def _next_requests(self) -> list[Request]:
+        core = self._core
+        keys = list(core.to_plan)[:PLAN_BATCH]
+        for key in keys:
+            del core.to_plan[key]
+        if core.to_plan:
+            core.plan_wanted.set()
+        wanted = [core.state.instances[key] for key in keys if key in core.state.instances]
+        return [self._request(item) for item in wanted if wants_placement(item)]
+
+    def _request(self, instance: Instance) -> Request:
+        own = [p for _, p in instance.placements() if self._is_replacing(p.node_id)]
+        return Request(
+            key=instance.key,
+            spec=instance.spec,
+            excluded_node_ids=tuple(self._fenced_nodes(instance)),
+            released_node_id=own[0].node_id if own else "",
+        )
+
+    def _is_replacing(self, node_id: str) -> bool:
+        """Whether a node stops an older copy by itself before it starts a newer one."""
+        node = self._core.state.nodes.get(node_id)
+        return node is not None and node.registration.dialect is Dialect.WORKER
+
+    def _fenced_nodes(self, instance: Instance) -> list[str]:
+        """Nodes without generations that must not get this instance again yet."""
+        state, policy = self._core.state, self._core.policy
+        recent = {e.node_id for e in instance.ended if now_ms() - e.at_ms < policy.refence_ms}
+        held = {p.node_id for _, p in instance.placements()}
+        return [node_id for node_id in recent | held if node_id in state.nodes and not self._is_replacing(node_id)]
+
+    async def _plan(self, requests: list[Request]) -> None:
+        core = self._core
+        core.plan_sequence += 1
+        sequence = core.plan_sequence
+        job_ids = {request.key.job_id for request in requests}
+        peers = {job_id: core.state.peers(job_id) for job_id in job_ids}
+        results = await self._planner.plan(requests, peers, sequence)
+        touched = [self._settle(request, result) for request, result in zip(requests, results, strict=True)]
+        core.applied_sequence = sequence
+        core.commit()
+        core.touch_views({node_id for node_id in touched if node_id})
+
+    def _settle(self, request: Request, result: Result) -> str:
+        """Apply one plan on the current state; answers the node that it was for."""
+        core = self._core
+        if result.node_id:
+            reason = core.state.place(request.key, result.node_id, now_ms())
+            if not reason:
+                self._refused.pop(request.key, None)
+            elif reason:
+                core.counters["plans_rejected"] += 1
+                core.want_plan(request.key)
+            return result.node_id
+        if request.key in core.state.instances:
+            self._refuse(request, result.refusals)
+        return ""
+
+    def _refuse(self, request: Request, refusals: tuple[Refusal, ...]) -> None:
+        attempt = self._refused[request.key] = self._refused.get(request.key, 0) + 1
+        policy = self._core.policy
+        wait_ms = backoff_ms(attempt, policy.retry_base_ms, policy.pending_cap_ms, str(request.key))
+        event = PlanRefused(refusals=refusals, retry_at_ms=now_ms() + wait_ms)
+        self._core.state.apply(request.key, event, now_ms())
+
+    # The tick
+
+    async def tick_forever(self) -> None:
+        """Judge leases, ring alarms and repeat commands."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self._core.writer.failure:
+                continue
+            self._judge_leases()
+            self._ring_alarms()
+            self._close_silent_stops()
+            self._core.dispatcher.tick()
+            if self._core.state.dirty:
+                self._core.commit()
+
+    def connection_changed(self, is_connected: bool) -> None:
+        """Nobody is judged while we cannot hear, nor within one lease of hearing again."""
+        self._listening_since_mono_s = time.monotonic() if is_connected else None
+
+    def _judge_leases(self) -> None:
+        if self._listening_since_mono_s is None:
+            return
+        state = self._core.state
+        pairs = [(node, state.live[node.id]) for node in state.nodes.values()]
+        judgement = judge(pairs, time.monotonic(), self._listening_since_mono_s, self._rules)
+        self._say_pause(judgement)
+        for verdict in judgement.verdicts:
+            state.set_node_state(verdict.node_id, verdict.state, verdict.cause, now_ms())
+            if verdict.state is NodeState.DOWN:
+                LOG.warning("node is down", node_id=verdict.node_id, cause=verdict.cause)
+                self._node_down(verdict.node_id, verdict.cause)
+
+    def _say_pause(self, judgement: Judgement) -> None:
+        if judgement.is_paused != self._is_paused:
+            self._is_paused = judgement.is_paused
+            if self._is_paused:
+                LOG.error("many nodes expired together, re-placement pauses until they are back or removed")
+            else:
+                LOG.info("re-placement goes on")
+
+    def _node_down(self, node_id: str, cause: str) -> None:
+        for key in tuple(self._core.state.on_node[node_id]):
+            self._core.state.apply(key, NodeWentDown(node_id=node_id, cause=cause), now_ms())
+
+    def _ring_alarms(self) -> None:
+        at_ms = now_ms()
+        for key in self._core.due_alarms(at_ms):
+            before = self._core.state.instances[key]
+            after = self._core.state.apply(key, DeadlinePassed(), at_ms)
+            if after is not before:
+                continue
+            if self._is_over(after, at_ms):
+                self._core.state.purge(key)
+            elif wants_placement(after) and (after.retry_at_ms or 0) <= at_ms:
+                self._core.want_plan(key)
+            else:
+                self._core.rearm(key)
+
+    def _is_over(self, instance: Instance, at_ms: int) -> bool:
+        retained_until = instance.updated_at_ms + self._core.policy.retention_ms
+        return instance.state is InstanceState.STOPPED and retained_until <= at_ms
+
+    # Nodes that never report
+
+    def command_sent(self, node: Node, effect: Effect) -> None:
+        """A node that never reported a state answers nothing: its deploys count as started once they are sent."""
+        self._core.counters[f"commands_{effect.verb}"] += 1
+        if node.registration.dialect is not Dialect.SEED or node.has_reported:
+            return
+        if effect.verb is Verb.DEPLOY:
+            detail = "the command was sent; this node has never reported a state"
+            self._assume(effect, Seen.STARTING, detail)
+        else:
+            over_ms = now_ms() + int(effect.spec.stop_grace_s * 1000)
+            self._silent_stops[effect.key, effect.generation] = (over_ms, node.id)
+
+    def _close_silent_stops(self) -> None:
+        at_ms = now_ms()
+        for (key, generation), (over_ms, node_id) in tuple(self._silent_stops.items()):
+            if over_ms > at_ms:
+                continue
+            del self._silent_stops[key, generation]
+            if key in self._core.state.instances:
+                detail = "the stop grace is over; this node has never reported a state"
+                event = Observed(
+                    node_id=node_id, generation=generation, seen=Seen.STOPPED, actor="manager", detail=detail
+                )
+                self._core.state.apply(key, event, at_ms)
+
+    def _assume(self, effect: Effect, seen: Seen, detail: str) -> None:
+        event = Observed(
+            node_id=effect.node_id, generation=effect.generation, seen=seen, actor="manager", detail=detail
+        )
+        self._core.state.apply(effect.key, event, now_ms())
+        self._core.commit()
