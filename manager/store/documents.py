@@ -73,13 +73,13 @@ RECORDS: Final = {
 
 def collection_name(cls: type[Document]) -> str:
     """The collection of a document class."""
-    return str(cls._get_collection_name())  # noqa: SLF001
+    return str(cls._get_collection_name())
 
 
 def create_indexes(database: Any) -> None:
     """Make the indexes that the classes declare, in a database of any alias."""
     for cls in RECORDS.values():
-        for index in cls._meta["index_specs"]:  # noqa: SLF001
+        for index in cls._meta["index_specs"]:
             database[collection_name(cls)].create_index(index["fields"])
 
 

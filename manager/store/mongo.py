@@ -72,9 +72,9 @@ class MongoStore:
         """Connect, make indexes, migrate. Raises StoreError."""
         if self._database is not None:
             return
-        self._database = self._connect()
         try:
             with self._failures_told():
+                self._database = self._connect()
                 self._prepare()
         except BaseException:
             self.close()
@@ -175,7 +175,7 @@ class MongoStore:
     def _failures_told(self) -> Iterator[None]:
         try:
             yield
-        except (PyMongoError, BSONError, OverflowError, UnicodeError) as error:
+        except (PyMongoError, mongoengine.ConnectionFailure, BSONError, OverflowError, UnicodeError) as error:
             raise StoreError(f"MongoDB at {self._address} failed: {error}") from error
 
 
