@@ -181,7 +181,7 @@ class Unjudged(_Whole):
         """No node."""
         return np.zeros(len(columns), np.bool_)[rows]
 
-    def miss(self, columns: Columns, row: int) -> Miss:  # noqa: ARG002 - the same for every node
+    def miss(self, columns: Columns, row: int) -> Miss:
         """Says why it cannot be judged."""
         why = _UNJUDGED.get(self.kind, "this cluster does not know such constraints")
         return Miss(

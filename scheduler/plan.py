@@ -112,11 +112,10 @@ class _Contest:
         """The keys of all nodes for an item, its peers counted in; valid until the next call."""
         keys = np.add(self._ranking.keys(self.columns), self._penalties, out=self._scratch)
         if item.target:
-            row = self.columns.row_of(item.target)
-            kept = np.inf if row is None else keys[row]
+            rows = self.columns.rows_named((item.target,))
+            kept = keys[rows]
             keys.fill(np.inf)
-            if row is not None:
-                keys[row] = kept
+            keys[rows] = kept
         for node_id in item.excluded:
             if (row := self.columns.row_of(node_id)) is not None:
                 keys[row] = np.inf

@@ -32,7 +32,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def Plan(  # noqa: N802 - the name of the RPC
         self,
         request: scheduler_pb2.PlanRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> scheduler_pb2.PlanResponse:
         """Raises InvalidInputError that names the field; no capacity is an answer, not an error."""
         self._require_snapshot()
@@ -48,7 +48,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def Explain(  # noqa: N802 - the name of the RPC
         self,
         request: scheduler_pb2.ExplainRequest,
-        context: Context,  # noqa: ARG002
+        context: Context,
     ) -> scheduler_pb2.ExplainResponse:
         """Raises InvalidInputError that names the field."""
         self._require_snapshot()
