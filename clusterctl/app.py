@@ -18,6 +18,7 @@ app = typer.Typer(
     epilog="An instance is written JOB/NUMBER, where JOB is an id or a unique job name.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 up_command.register(app)

@@ -16,7 +16,7 @@ from clusterctl.options import ADDRESS as DEFAULT_MANAGER
 from clusterctl.parts import find_parts
 from clusterctl.supervisor import Supervisor
 
-EXAMPLE_IMAGE: Final = "example:hello"
+EXAMPLE_IMAGE: Final = "builtin:hello"
 _POLL_S: Final = 0.02
 _WORKERS_ANYWAY_S: Final = 5.0
 _SLOW_POLL_S: Final = 0.2
