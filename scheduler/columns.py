@@ -70,7 +70,7 @@ class NodeFacts:
 
 
 class Columns:
-    """A table of nodes. `version` grows with every row that changes."""
+    """A table of nodes. `version` grows with every row that changes, beyond that of the table that it replaces."""
 
     is_ready: Mask
     is_uncordoned: Mask
@@ -88,7 +88,7 @@ class Columns:
     load_per_byte: Numbers
     instance_count: Numbers
 
-    def __init__(self, nodes: Iterable[NodeFacts] = (), length: int = 64) -> None:
+    def __init__(self, nodes: Iterable[NodeFacts] = (), *, length: int = 64, version: int = 0) -> None:
         self.length = length
         self.nodes: list[NodeFacts] = []
         self._assumed: list[tuple[Resources, int]] = []
@@ -97,7 +97,7 @@ class Columns:
         self._features: dict[Feature, Mask] = {}
         self._feature_counts: dict[Feature, int] = {}
         self._changed: list[int] = []
-        self._forgotten = 0
+        self._forgotten = version
         for name in _FLAGS:
             setattr(self, name, np.zeros(length, np.bool_))
         for name in _NUMBERS:
@@ -110,7 +110,7 @@ class Columns:
 
     @property
     def version(self) -> int:
-        """How many rows were ever changed."""
+        """Equal to what it was before exactly where nothing changed since."""
         return self._forgotten + len(self._changed)
 
     def changed_since(self, version: int) -> set[int] | None:

@@ -56,7 +56,7 @@ class Ledger:
         """Take a whole snapshot: nodes with their plan sequences. Promises up to `mark`, when it began, are dropped."""
         nodes = list(nodes)
         sequences = {node.id: sequence for node, sequence in nodes}
-        self.columns = Columns(node for node, _ in nodes)
+        self.columns = Columns((node for node, _ in nodes), version=self.columns.version + 1)
         kept = {
             key: held
             for key, held in self._open.items()

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from scheduler.columns import Columns, Numbers
+from scheduler.columns import Columns, Numbers, Rows
 from scheduler.filters import filters_of, passing
 from scheduler.query import Query
 from scheduler.scorers import Scorer, shut_out
@@ -25,24 +25,23 @@ class Ranking:
         self.filters = filters_of(query)
         self._scorer = scorer
         self._keys: Numbers = np.empty(0)
-        self._columns: Columns | None = None
-        self._version = 0
+        self._version = -1
 
     def keys(self, columns: Columns) -> Numbers:
         """The keys of all rows as the columns stand now; to be read only, and only until the next change."""
-        if columns is self._columns and self._version == columns.version:
+        if self._version == columns.version:
             return self._keys
-        changed = columns.changed_since(self._version) if columns is self._columns else None
+        changed = columns.changed_since(self._version)
         count = len(columns)
         if changed is None or count != len(self._keys) or len(changed) * _WHOLESALE > count:
             self._keys = self._judge(columns, slice(0, count))
         else:
             rows = np.fromiter((row for row in changed if row < count), np.intp)
             self._keys[rows] = self._judge(columns, rows)
-        self._columns, self._version = columns, columns.version
+        self._version = columns.version
         return self._keys
 
-    def _judge(self, columns: Columns, rows: slice | np.ndarray[tuple[int], np.dtype[np.intp]]) -> Numbers:
+    def _judge(self, columns: Columns, rows: Rows) -> Numbers:
         return shut_out(self._scorer(columns, self.query, rows), passing(self.filters, columns, rows))
 
 

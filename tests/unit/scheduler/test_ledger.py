@@ -88,3 +88,12 @@ def test_the_same_promise_counts_once() -> None:
     ledger.hold(PlanKey(1, "job", 0), 0, TEN, 1, 0.0)
     ledger.hold(PlanKey(1, "job", 0), 1, TEN, 1, 0.0)
     assert (_free(ledger, "a"), _free(ledger, "b")) == (100, 90)
+
+
+def test_a_snapshot_is_a_change_to_every_reader() -> None:
+    """What was ranked before a snapshot is never taken for what it holds, however few changes there were."""
+    ledger = _ledger("a")
+    version = ledger.columns.version
+    ledger.replace([(_node("b"), 0)], ledger.mark())
+    assert ledger.columns.version > version
+    assert ledger.columns.changed_since(version) is None
