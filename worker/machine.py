@@ -55,6 +55,7 @@ from worker.records import (
     Status,
     Stop,
     Ticked,
+    Vanished,
 )
 
 PERSISTENT: Final = ("phase", "status", "detail", "exit_code", "failures", "has_run", "cause", "leased_at")
@@ -85,6 +86,7 @@ class Machine:
             Started: self._started,
             StartFailed: self._start_failed,
             Exited: self._exited,
+            Vanished: self._vanished,
             Probed: self._probed,
             LeaseAcknowledged: self._lease_acknowledged,
             StateAcknowledged: self._state_acknowledged,
@@ -236,11 +238,22 @@ class Machine:
             return
         if item.phase is Phase.STOPPING:
             self._after_stop(item, event.exit, now)
-        elif item.phase is Phase.STARTING and not event.exit.is_outcome_known and not item.has_run:
-            self._put(item, phase=Phase.WAITING)
-            self._begin_waiting(now)
         else:
             self._after_exit(item, event.exit, now)
+
+    def _vanished(self, event: Vanished, now: float) -> None:
+        """What never ran, and what is to run always, is started at once: that is no failure of its own."""
+        item = self.instances.get(event.ref)
+        if item is None or item.phase not in _ACTIVE:
+            return
+        unknown = Exit(reason=event.reason, is_outcome_known=False)
+        if item.phase is Phase.STOPPING:
+            self._after_stop(item, unknown, now)
+        elif item.has_run and not is_run_again(item.spec, unknown):
+            self._end(item, Status.FAILED, describe(unknown), None, now)
+        else:
+            self._put(item, phase=Phase.WAITING)
+            self._begin_waiting(now)
 
     def _after_stop(self, item: Instance, exit_: Exit, now: float) -> None:
         if item.cause is Cause.UNHEALTHY:
@@ -326,7 +339,8 @@ class Machine:
             state, probe = item.probe_state(check), item.probe(check)
             if state and probe and state.due_at is not None and state.due_at <= now:
                 started = replace(state, due_at=None)
-                item = self._put(item, **{check.value: started})
+                changes: dict[str, Any] = {check.value: started}
+                item = self._put(item, **changes)
                 self._emit(RunProbe(item.ref, check, probe))
 
     def _times(self, item: Instance) -> list[float]:

@@ -181,6 +181,14 @@ class Exited:
 
 
 @dataclass(frozen=True)
+class Vanished:
+    """After a restart of worker or machine: it does not run, and nobody knows how it ended."""
+
+    ref: Ref
+    reason: str
+
+
+@dataclass(frozen=True)
 class Probed:
     """A probe answered."""
 
@@ -218,6 +226,7 @@ Event: TypeAlias = (
     | Started
     | StartFailed
     | Exited
+    | Vanished
     | Probed
     | LeaseAcknowledged
     | StateAcknowledged

@@ -54,7 +54,7 @@ class WorkerSettings(ProcessSettings):
     @field_validator("worker_technologies")
     @classmethod
     def _technologies(cls, value: str) -> str:
-        unknown = {word for word in value.replace(",", " ").split()} - set(TECHNOLOGIES)
+        unknown = set(value.replace(",", " ").split()) - set(TECHNOLOGIES)
         if unknown:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}; use some of {', '.join(TECHNOLOGIES)}")
         return value

@@ -212,13 +212,13 @@ def _instance(row: tuple[object, ...]) -> Instance:
     return Instance(
         ref=Ref(str(job_id), _int(number), _int(generation)),
         spec=_spec(str(document)),
-        phase=Phase(phase),
-        status=Status(status),
+        phase=Phase(str(phase)),
+        status=Status(str(status)),
         detail=str(detail),
         exit_code=None if exit_code is None else _int(exit_code),
         failures=_int(failures),
         has_run=bool(has_run),
-        cause=Cause(cause),
+        cause=Cause(str(cause)),
         leased_at=leased if isinstance(leased, float) else None,
     )
 
@@ -233,7 +233,7 @@ def _message(row: tuple[object, ...]) -> Message:
         sequence=_int(sequence),
         ref=Ref(str(job_id), _int(number), _int(generation)),
         job_name=str(job_name),
-        status=Status(status),
+        status=Status(str(status)),
         detail=str(detail),
         exit_code=None if exit_code is None else _int(exit_code),
         at_ms=_int(at_ms),

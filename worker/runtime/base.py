@@ -75,6 +75,9 @@ class Runtime(Protocol):
     def logs(self, ref: Ref, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         """Its output, the last `tail` lines or all that is kept, and with `follow` what comes until it ends."""
 
+    async def address(self, workload: Workload, port: int) -> tuple[str, int]:
+        """Where `port` of the workload is reached from this node."""
+
     async def usage(self, ref: Ref) -> Usage:
         """What it takes now; zeros where nothing runs."""
 

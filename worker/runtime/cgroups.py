@@ -69,7 +69,7 @@ def figures_of(pid: int, root: Path = ROOT) -> tuple[float, int] | None:
 
 
 def _groups_of(pid: int) -> list[tuple[str, str]]:
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         pairs.extend((controller, path) for controller in controllers.split(","))

@@ -1,7 +1,8 @@
 """Processes that outlive the worker: each in its own session, found again by pid and start time, its end on disk.
 
-A small `sh` stays between: it notes its own and its child's `/proc/…/stat`, waits, and writes the exit status as a file,
-so that no end is lost while the worker is away. Files in the folder of a run: boot, shim, child, exit, reason, log.
+A small `sh` stays between: it notes its own and its child's `/proc/…/stat`, waits, and writes the exit status as a
+file, so that no end is lost while the worker is away. A run's folder
+holds the files boot, shim, child, exit, reason and log.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -21,6 +21,7 @@ from worker.runtime import cgroups
 from worker.runtime.base import Progress, RuntimeFailure, Usage, Workload
 from worker.runtime.docker_options import LABEL_REF, LABEL_WORKER, container_name, create_options, exit_of, is_running
 from worker.runtime.docker_watch import ExitWatch
+from worker.runtime.ports import published_address
 
 if TYPE_CHECKING:
     import docker
@@ -44,7 +45,8 @@ class DockerRuntime:
         self._host = host
         self._installation = installation
         self._client: docker.DockerClient | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="docker")
+        self._pulls = ThreadPoolExecutor(2, thread_name_prefix="docker-pull")
         self._watch: ExitWatch | None = None
         self._ids: dict[Ref, str] = {}
         self._pids: dict[Ref, int] = {}
@@ -60,8 +62,11 @@ class DockerRuntime:
     async def prepare(self, workload: Workload, progress: Progress) -> None:
         """Pull the image, unless the engine has it."""
         loop = asyncio.get_running_loop()
-        tell = partial(loop.call_soon_threadsafe, progress)
-        await self._call(partial(self._pull, workload.spec.image, tell))
+
+        def tell(words: str) -> None:
+            loop.call_soon_threadsafe(progress, words)
+
+        await self._call(partial(self._pull, workload.spec.image, tell), self._pulls)
 
     async def start(self, workload: Workload) -> None:
         """Create and start the container `{job_name}.instance.{n}`."""
@@ -114,6 +119,16 @@ class DockerRuntime:
             stream.close()
             pool.shutdown(wait=False)
 
+    async def address(self, workload: Workload, port: int) -> tuple[str, int]:
+        """Where the port was published; else the container's own address."""
+        published = published_address(workload.spec.ports, workload.ip, port)
+        if published:
+            return published
+        container = await self._call(partial(self._find, workload.ref))
+        networks = container.attrs["NetworkSettings"]["Networks"].values() if container else ()
+        own = next((str(network["IPAddress"]) for network in networks if network.get("IPAddress")), workload.ip)
+        return own, port
+
     async def usage(self, ref: Ref) -> Usage:
         """From the control group's files where they are readable, else one sample from the engine."""
         if ref not in self._ids:
@@ -139,8 +154,8 @@ class DockerRuntime:
         """End the threads and the connections."""
         if self._watch:
             self._watch.close()
-        if self._pool:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._pulls):
+            pool.shutdown(wait=False, cancel_futures=True)
         if self._client:
             self._client.close()
 
@@ -247,13 +262,14 @@ class DockerRuntime:
         if container is None:
             return (1, "its container is gone")
         result = container.exec_run(list(command))
-        return (result.exit_code or 0, (result.output or b"")[:500].decode(errors="replace"))
+        assert isinstance(result.output, bytes)
+        return (result.exit_code or 0, result.output[:500].decode(errors="replace"))
 
     async def _figures(self, ref: Ref) -> tuple[float, int]:
         if ref not in self._pids:
             self._pids[ref] = await self._call(partial(self._pid, ref))
         figures = cgroups.figures_of(self._pids[ref]) if self._pids[ref] else None
-        return figures or await self._call(partial(self._sample, ref))
+        return await self._call(partial(self._sample, ref)) if figures is None else figures
 
     def _pid(self, ref: Ref) -> int:
         container = self._find(ref)
@@ -263,7 +279,7 @@ class DockerRuntime:
         container = self._find(ref)
         if container is None:
             return (0.0, 0)
-        sample = self._engine().api.stats(container.id, stream=False, one_shot=True)
+        sample = self._engine().api.stats(container.id or "", stream=False, one_shot=True)
         return sample["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9, int(sample["memory_stats"].get("usage", 0))
 
     # -- between threads and the loop -------------------------------------------------------------------------------
@@ -274,11 +290,9 @@ class DockerRuntime:
             self._watch = ExitWatch(self._host, f"{LABEL_WORKER}={self._installation}", loop)
         return self._watch
 
-    async def _call(self, function: Callable[[], T]) -> T:
+    async def _call(self, function: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
         """Run a blocking call of the SDK; its errors become RuntimeFailure."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(4, thread_name_prefix="docker")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, _translated, function)
+        return await asyncio.get_running_loop().run_in_executor(pool or self._pool, _translated, function)
 
     async def _patiently(self, function: Callable[[], T]) -> T:
         """As `_call`, again and again while the engine does not answer."""

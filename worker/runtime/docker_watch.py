@@ -14,6 +14,7 @@ from worker.runtime.docker_options import LABEL_REF
 
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger()
 RECONNECT_S: Final = 1.0
+_NO_TIMEOUT_S: Final = 366 * 24 * 3600
 
 
 class ExitWatch:
@@ -68,7 +69,7 @@ class ExitWatch:
         is_away = False
         while not self._is_closed.is_set():
             try:
-                with contextlib.closing(docker.DockerClient(base_url=self._host, timeout=None)) as client:
+                with contextlib.closing(docker.DockerClient(base_url=self._host, timeout=_NO_TIMEOUT_S)) as client:
                     self._stream = client.events(
                         decode=True, filters={"type": "container", "event": ["die", "destroy"], "label": self._label}
                     )

@@ -15,10 +15,7 @@ _POLL_S: Final = 0.2
 
 def rotate(log: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
     """Keep at most two files of `max_bytes`: the writer appends, so that its file can be copied and cut to nothing."""
-    try:
-        if log.stat().st_size <= max_bytes:
-            return
-    except FileNotFoundError:
+    if (_size(log) or 0) <= max_bytes:
         return
     shutil.copyfile(log, log.with_suffix(".1"))
     with log.open("r+b") as file:
@@ -27,12 +24,12 @@ def rotate(log: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
 
 async def follow_file(log: Path, tail: int | None, is_followed: Callable[[], bool]) -> AsyncIterator[bytes]:
     """The older and the present file, from their last `tail` lines on; then what is appended while `is_followed`."""
-    if not log.exists():
+    if _size(log) is None:
         return
     with log.open("rb") as file:
         if tail is None:
             older = log.with_suffix(".1")
-            if older.exists():
+            if _size(older):
                 yield await asyncio.to_thread(older.read_bytes)
         else:
             file.seek(_start_of_tail(log, tail))
@@ -42,9 +39,16 @@ async def follow_file(log: Path, tail: int | None, is_followed: Callable[[], boo
                 yield chunk
             if not may_grow:
                 return
-            if log.stat().st_size < file.tell():
+            if (_size(log) or 0) < file.tell():
                 file.seek(0)
             await asyncio.sleep(_POLL_S)
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _start_of_tail(log: Path, lines: int) -> int:

@@ -23,3 +23,11 @@ def parse_ports(text: str) -> tuple[PublishedPort, ...]:
             host, _, inside = numbers.partition(":")
             ports.append(PublishedPort(int(host), int(inside or host), protocol or "tcp"))
     return tuple(ports)
+
+
+def published_address(text: str, ip: str, port: int) -> tuple[str, int] | None:
+    """Where a port inside the workload was published, on the node's `ip`; None where it was not."""
+    for published in parse_ports(text):
+        if published.protocol == "tcp" and port == published.inside:
+            return (ip, published.host)
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import shutil
 import tempfile
@@ -20,6 +21,8 @@ DISK_SUFFIXES: Final = {".qcow2": "qcow2", ".img": "raw", ".raw": "raw", ".vmdk"
 _INITRD_SUFFIXES: Final = (".cpio", ".initrd", ".gz", ".xz")
 _KVM_PROBE_S: Final = 3.0
 _PROBE_CODE: Final = 42
+_RESET_VECTOR: Final = 65536 - 16
+_FIRMWARE: Final = (b"\xf4" * _RESET_VECTOR + bytes([0xB0, _PROBE_CODE, 0xE6, 0xF4])).ljust(65536, b"\xf4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,18 +99,14 @@ def _network(guest: Guest) -> list[str]:
 
 async def choose_accelerator(binary: str) -> str:
     """`kvm` where a bounded probe boot under it works, else `tcg`: /dev/kvm may exist and not work."""
-    if not Path("/dev/kvm").exists():
-        return "tcg"
-    return "kvm" if await boots(binary, "kvm") else "tcg"
+    return "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) and await boots(binary, "kvm") else "tcg"
 
 
 async def boots(binary: str, accelerator: str) -> bool:
     """Whether a guest of four bytes at the reset vector (`mov al, 42; out 0xf4, al`) really ran and ended itself."""
     with tempfile.TemporaryDirectory(prefix="probe-") as folder:
         firmware = Path(folder) / "firmware"
-        firmware.write_bytes(
-            (b"\xb0" + bytes([_PROBE_CODE]) + b"\xe6\xf4").rjust(65536 - 12, b"\xf4").ljust(65536, b"\xf4")
-        )
+        firmware.write_bytes(_FIRMWARE)
         argv = [binary, "-M", "pc", "-accel", accelerator, "-m", "1", "-nodefaults", "-display", "none", "-no-reboot"]
         argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-bios", str(firmware)]
         quiet = asyncio.subprocess.DEVNULL

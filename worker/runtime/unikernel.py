@@ -18,6 +18,7 @@ from worker.runtime import cgroups
 from worker.runtime.base import Progress, RuntimeFailure, Usage, Workload
 from worker.runtime.detached import Run
 from worker.runtime.images import ImageCache
+from worker.runtime.ports import published_address
 from worker.runtime.qemu import QMP_SOCKET, Guest, binary_here, choose_accelerator, command_line
 
 if TYPE_CHECKING:
@@ -123,6 +124,10 @@ class UnikernelRuntime:
     def logs(self, ref: Ref, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         """The guest's serial port."""
         return self._run(ref).logs(follow=follow, tail=tail)
+
+    async def address(self, workload: Workload, port: int) -> tuple[str, int]:
+        """Where the port was published; else the node's own address."""
+        return published_address(workload.spec.ports, workload.ip, port) or (workload.ip, port)
 
     async def usage(self, ref: Ref) -> Usage:
         """Of the QEMU process."""

@@ -17,6 +17,7 @@ from worker.runtime import cgroups
 from worker.runtime.base import Progress, RuntimeFailure, Usage, Workload
 from worker.runtime.detached import Run
 from worker.runtime.images import ImageCache
+from worker.runtime.ports import published_address
 
 EXAMPLES: Final = Path(__file__).with_name("examples")
 _BUILTIN: Final = "builtin:"
@@ -34,7 +35,7 @@ class WasmRuntime:
         self._runs: dict[Ref, Run] = {}
 
     async def unavailable(self) -> str:
-        """wasmtime is looked for, not loaded."""
+        """Look for wasmtime without loading it."""
         if importlib.util.find_spec("wasmtime") is None:
             return "wasmtime is not installed; `pip install 'cluster-orchestrator[wasm]'` would enable wasm"
         return ""
@@ -89,6 +90,10 @@ class WasmRuntime:
     def logs(self, ref: Ref, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         """Standard output and standard error, in one."""
         return self._run(ref).logs(follow=follow, tail=tail)
+
+    async def address(self, workload: Workload, port: int) -> tuple[str, int]:
+        """Where the port was published; else the node's own address."""
+        return published_address(workload.spec.ports, workload.ip, port) or (workload.ip, port)
 
     async def usage(self, ref: Ref) -> Usage:
         """Of the runner, engine included."""

@@ -1,7 +1,7 @@
 """`python -m worker.runtime.wasm_runner ORDER.json`: run one WASI command module; its exit status is the process's.
 
-The order: `{module, name, arguments, environment: [[name, value]], memory_bytes, cpu_millicores}`. A module that traps ends with 134,
-as an aborted process does, and the words of the trap go to the file `reason` beside the order.
+The order: `{module, name, arguments, environment: [[name, value]], memory_bytes, cpu_millicores}`. A module that traps
+ends with 134, as an aborted process does, and the words of the trap go to the file `reason` beside the order.
 """
 
 from __future__ import annotations

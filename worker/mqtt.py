@@ -1,0 +1,175 @@
+"""The worker's MQTT session. paho's thread only hands over to the loop; nothing blocks, nothing is decided there.
+
+MQTT 5 first; a broker that refuses it, or hangs up before answering, is spoken to in 3.1.1, and again in 5 if that fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from cluster.topics import Channel, parse, topic
+
+LOG: structlog.stdlib.BoundLogger = structlog.get_logger()
+KEEPALIVE_S: Final = 10
+SESSION_EXPIRY_S: Final = 86_400
+ONLINE: Final = b'{"online":true}'
+OFFLINE: Final = b'{"online":false}'
+_READ: Final = (Channel.CONTROLS, Channel.LEASE, Channel.CONTROL_ERROR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where the broker is and who we are to it."""
+
+    host: str
+    port: int
+    node_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handlers:
+    """What the session tells, always in the loop's thread. `acknowledge` tells the broker that a message is safe."""
+
+    connected: Callable[[], None]
+    message: Callable[[Channel, bytes, Callable[[], None]], None]
+    published: Callable[[int], None]
+
+
+class Session:
+    """A persistent session that reconnects by itself until `stop`."""
+
+    def __init__(self, address: Address, handlers: Handlers) -> None:
+        self.address = address
+        self.is_connected = False
+        self._handlers = handlers
+        self._loop = asyncio.get_running_loop()
+        self._protocol = MQTTProtocolVersion.MQTTv5
+        self._has_connected = False
+        self._is_told = False
+        self._client = self._begin()
+
+    def publish(self, channel: Channel, payload: bytes, *, qos: int = 0) -> int | None:
+        """Send; answers the message's id, None where it was not taken."""
+        if not self.is_connected:
+            return None
+        info = self._client.publish(topic(self.address.node_id, channel), payload, qos=qos)
+        is_taken = info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS or qos > 0
+        return info.mid if is_taken else None
+
+    async def stop(self, *, say_offline: bool) -> None:
+        """End the session's connection in order; the broker keeps the session."""
+        if say_offline and self.is_connected:
+            info = self._client.publish(topic(self.address.node_id, Channel.CONNECTION), OFFLINE, qos=1)
+            with contextlib.suppress(RuntimeError, ValueError):
+                await asyncio.to_thread(info.wait_for_publish, 1.0)
+        await self._end(self._client)
+
+    async def _end(self, client: paho.Client) -> None:
+        client.disconnect()
+        await asyncio.to_thread(client.loop_stop)
+
+    def _begin(self) -> paho.Client:
+        is_5 = self._protocol is MQTTProtocolVersion.MQTTv5
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=f"{self.address.node_id}-worker",
+            clean_session=None if is_5 else False,
+            protocol=self._protocol,
+            manual_ack=True,
+        )
+        client.will_set(topic(self.address.node_id, Channel.CONNECTION), OFFLINE, qos=1)
+        client.reconnect_delay_set(min_delay=1, max_delay=random.randint(5, 15))
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        if is_5:
+            properties = Properties(PacketTypes.CONNECT)
+            properties.SessionExpiryInterval = SESSION_EXPIRY_S
+            client.connect_async(
+                self.address.host, self.address.port, KEEPALIVE_S, clean_start=False, properties=properties
+            )
+        else:
+            client.connect_async(self.address.host, self.address.port, KEEPALIVE_S)
+        client.loop_start()
+        return client
+
+    # -- paho's thread ----------------------------------------------------------------------------------------------
+
+    def _hand_over(self, function: Callable[..., None], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the worker is ending
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _on_connect(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self._hand_over(self._failed, client, str(reason), True)
+            return
+        client.subscribe([(topic(self.address.node_id, channel), 1) for channel in _READ])
+        client.publish(topic(self.address.node_id, Channel.CONNECTION), ONLINE, qos=1)
+        self._hand_over(self._connected, client)
+
+    def _on_disconnect(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        self._hand_over(self._failed, client, str(reason), True)
+
+    def _on_connect_fail(self, client: paho.Client, _data: Any) -> None:
+        self._hand_over(self._failed, client, "no connection", False)
+
+    def _on_message(self, client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        self._hand_over(self._received, client, message)
+
+    def _on_publish(self, client: paho.Client, _data: Any, mid: int, _reason: Any, _properties: Any) -> None:
+        self._hand_over(self._published, client, mid)
+
+    # -- the loop's thread ------------------------------------------------------------------------------------------
+
+    def _connected(self, client: paho.Client) -> None:
+        if client is not self._client:
+            return
+        self.is_connected = self._has_connected = True
+        self._is_told = False
+        LOG.info("broker connected", host=self.address.host, port=self.address.port, mqtt=int(self._protocol))
+        self._handlers.connected()
+
+    def _failed(self, client: paho.Client, why: str, has_answered: bool) -> None:
+        if client is not self._client:
+            return
+        self.is_connected = False
+        if not self._is_told:
+            LOG.warning("broker not connected", host=self.address.host, port=self.address.port, why=why)
+        self._is_told = True
+        if has_answered and not self._has_connected:
+            self._speak_otherwise(client)
+
+    def _speak_otherwise(self, refused: paho.Client) -> None:
+        is_5 = self._protocol is MQTTProtocolVersion.MQTTv5
+        self._protocol = MQTTProtocolVersion.MQTTv311 if is_5 else MQTTProtocolVersion.MQTTv5
+        refused.disconnect()
+        self._loop.run_in_executor(None, refused.loop_stop)
+        self._client = self._begin()
+
+    def _received(self, client: paho.Client, message: paho.MQTTMessage) -> None:
+        parsed = parse(message.topic)
+
+        def acknowledge() -> None:
+            client.ack(message.mid, message.qos)
+
+        if parsed is None or client is not self._client:
+            acknowledge()
+        else:
+            self._handlers.message(parsed[1], message.payload, acknowledge)
+
+    def _published(self, client: paho.Client, mid: int) -> None:
+        if client is self._client:
+            self._handlers.published(mid)
