@@ -89,9 +89,13 @@ class Layout:
         return Program(name=name, argv=argv, environment=environment, log_path=log_path, stop_grace_s=stop_grace_s)
 
     def _environment(self) -> dict[str, str]:
-        ports = {f"{name.upper().replace(' ', '_')}_PORT": str(port) for name, port in self.ports.items()}
-        return ports | {
+        return {
             "BIND": self.bind,
+            "GATEWAY_PORT": str(self.ports["gateway"]),
+            "MANAGER_PORT": str(self.ports["manager"]),
+            "MANAGER_METRICS_PORT": str(self.ports["manager metrics"]),
+            "SCHEDULER_PORT": str(self.ports["scheduler"]),
+            "SCHEDULER_METRICS_PORT": str(self.ports["scheduler metrics"]),
             "MANAGER_ADDRESS": self.address("manager"),
             "SCHEDULER_ADDRESS": self.address("scheduler"),
             "GATEWAY_URL": f"http://{self.address('gateway')}",
