@@ -32,11 +32,11 @@ def now_ms() -> int:
 class Core:
     """State, writer, history, dispatcher and the queue of instances that want a node."""
 
-    def __init__(self, store: Store, policy: Policy, dispatcher: Dispatcher) -> None:
+    def __init__(self, store: Store, policy: Policy) -> None:
         self.policy = policy
         self.state = ClusterState(policy)
         self.history = History()
-        self.dispatcher = dispatcher
+        self.dispatcher = Dispatcher(lambda node_id: self.state.nodes.get(node_id))
         self.counters: Counter[str] = Counter()
         self.settings: dict[str, Setting] = {}
         self.usages: dict[InstanceKey, ResourceEntry] = {}
@@ -65,6 +65,11 @@ class Core:
             self._set_alarm(instance)
         self._notify_views(list(self.state.nodes))
         LOG.info("state loaded", nodes=len(contents.nodes), jobs=len(contents.jobs), instances=len(contents.instances))
+
+    @property
+    def cluster_id(self) -> str:
+        """The id that this cluster gave itself when its store was made."""
+        return self.settings["cluster_id"].value
 
     def require_store(self) -> None:
         """Raise UnavailableError before anything is changed while the store does not work."""

@@ -37,9 +37,9 @@ class Outstanding:
 class Dispatcher:
     """Knows what is outstanding; `on_sent` is told of each command that went out."""
 
-    def __init__(self, find_node: Callable[[str], Node | None], on_sent: Callable[[Node, Effect], None]) -> None:
+    def __init__(self, find_node: Callable[[str], Node | None]) -> None:
         self._find_node = find_node
-        self._on_sent = on_sent
+        self.on_sent: Callable[[Node, Effect], None] = lambda _node, _effect: None
         self._outstanding: dict[Identity, Outstanding] = {}
         self._by_key: defaultdict[InstanceKey, set[Identity]] = defaultdict(set)
         self.commander: Commander | None = None
@@ -101,7 +101,7 @@ class Dispatcher:
             return
         item.attempts += 1
         item.due_mono_s = time.monotonic() + pause_s(node, item.effect.verb, item.attempts)
-        self._on_sent(node, item.effect)
+        self.on_sent(node, item.effect)
 
 
 def pause_s(node: Node, verb: Verb, attempts: int) -> float:

@@ -15,6 +15,7 @@ from cluster.v1 import instance_pb2, scheduler_pb2, scheduler_pb2_grpc
 from manager.domain.model import InstanceKey, Refusal
 
 PLAN_TIMEOUT_S = 10.0
+CHECK_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,15 @@ class Planner:
             Result(node_id=item.node_id, refusals=tuple(_refusal(refusal) for refusal in item.refusals))
             for item in response.results
         ]
+
+    async def check(self) -> None:
+        """Ask for a plan of nothing, so that `failure` tells whether the scheduler would answer."""
+        try:
+            await self._stub.Plan(scheduler_pb2.PlanRequest(is_dry_run=True), timeout=CHECK_TIMEOUT_S)
+        except grpc.RpcError as error:
+            self._failed(error)
+        else:
+            self.failure = ""
 
     async def explain(
         self, job_id: str, spec: JobSpec, peers: dict[str, int], released_node_id: str

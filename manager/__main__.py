@@ -1,0 +1,139 @@
+"""`python -m manager`: the cluster manager as a process."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import secrets
+import sys
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+from grpc_health.v1.health import aio as health_aio
+
+from cluster.process import LOG, configure_logging, graceful, run, warn_if_exposed
+from cluster.rpc import channel, serving, set_serving
+from cluster.v1 import manager_pb2
+from manager.core import Core
+from manager.intake import Intake
+from manager.metrics import serve_metrics
+from manager.mqtt.bridge import Bridge
+from manager.mqtt.commander import MqttCommander
+from manager.nodes import Nodes
+from manager.planner import Planner
+from manager.ports import StoreError
+from manager.reconciler import Reconciler
+from manager.rpc.servicer import SERVICE, ManagerServicer, add
+from manager.settings import ManagerSettings
+from manager.store.factory import open_store
+
+HEALTH_PERIOD_S: Final = 0.2
+PLANNER_CHECK_PERIOD_S: Final = 1.0
+CLUSTER_ID: Final = "cluster_id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the process is made of."""
+
+    core: Core
+    bridge: Bridge
+    planner: Planner
+    intake: Intake
+    reconciler: Reconciler
+    servicer: ManagerServicer
+
+    def statuses(self) -> list[manager_pb2.PartStatus]:
+        """Which of the parts that the manager needs work now."""
+        return _statuses(self.core, self.bridge, self.planner)
+
+
+def _statuses(core: Core, bridge: Bridge, planner: Planner) -> list[manager_pb2.PartStatus]:
+    failures = {"store": core.writer.failure, "broker": bridge.failure, "scheduler": planner.failure}
+    return [
+        manager_pb2.PartStatus(name=name, is_ready=not failure, detail=failure) for name, failure in failures.items()
+    ]
+
+
+async def _build(settings: ManagerSettings, scheduler: grpc.aio.Channel) -> Parts:
+    core = Core(open_store(settings.store_url), settings.policy())
+    await core.open()
+    if CLUSTER_ID not in core.settings:
+        await core.put_setting(CLUSTER_ID, secrets.token_hex(12))
+    planner = Planner(scheduler)
+    reconciler = Reconciler(core, planner, settings.lease_rules())
+    client_id = settings.mqtt_client_id or f"manager-{core.cluster_id}"
+    bridge = Bridge(settings.mqtt_broker_host, settings.mqtt_broker_port, client_id, core.counters)
+    bridge.on_connection = reconciler.connection_changed
+    core.dispatcher.commander = MqttCommander(bridge, core.cluster_id)
+    core.dispatcher.on_sent = reconciler.command_sent
+    nodes = Nodes(core, settings.mqtt_advertised_port or settings.mqtt_broker_port)
+    servicer = ManagerServicer(core, nodes, planner, settings.cluster_name, lambda: _statuses(core, bridge, planner))
+    return Parts(
+        core=core,
+        bridge=bridge,
+        planner=planner,
+        intake=Intake(core, bridge),
+        reconciler=reconciler,
+        servicer=servicer,
+    )
+
+
+async def _keep_health(parts: Parts, healths: health_aio.HealthServicer) -> None:
+    """SERVING while calls can be answered durably; the broker and the scheduler may be away meanwhile."""
+    while True:
+        await set_serving(healths, SERVICE, not parts.core.writer.failure)
+        await asyncio.sleep(HEALTH_PERIOD_S)
+
+
+async def _keep_checking(planner: Planner) -> None:
+    while True:
+        await planner.check()
+        await asyncio.sleep(PLANNER_CHECK_PERIOD_S if not planner.failure else HEALTH_PERIOD_S)
+
+
+async def serve(settings: ManagerSettings) -> None:
+    """Run until a signal comes."""
+    warn_if_exposed(settings.bind, ["gRPC", "metrics"])
+    async with channel(settings.scheduler_address) as scheduler:
+        parts = await _build(settings, scheduler)
+        writing = asyncio.create_task(parts.core.writer.run(), name="writer")
+        try:
+            await _serve(settings, parts)
+        finally:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+
+async def _serve(settings: ManagerSettings, parts: Parts) -> None:
+    address = f"{settings.bind}:{settings.manager_port}"
+    async with serving(address, {SERVICE: add(parts.servicer)}) as healths, graceful() as tasks:
+        serve_metrics(settings.bind, settings.manager_metrics_port, parts.core)
+        tasks.create_task(parts.bridge.run(), name="bridge")
+        tasks.create_task(parts.intake.run(), name="intake")
+        tasks.create_task(parts.reconciler.plan_forever(), name="planning")
+        tasks.create_task(parts.reconciler.tick_forever(), name="tick")
+        tasks.create_task(_keep_health(parts, healths), name="health")
+        tasks.create_task(_keep_checking(parts.planner), name="planner-check")
+        LOG.info("listening", address=address, store=settings.store_url.split("@")[-1])
+
+
+def main() -> None:
+    """Parse the command line, read the settings and serve."""
+    parser = argparse.ArgumentParser(prog="python -m manager", description=ManagerSettings.__doc__)
+    parser.add_argument("--bind", help="address to listen on (BIND; 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="gRPC port (MANAGER_PORT; 10101)")
+    arguments = parser.parse_args()
+    given = {"bind": arguments.bind, "manager_port": arguments.port}
+    settings = ManagerSettings(**{name: value for name, value in given.items() if value is not None})
+    configure_logging("manager", settings.log_level)
+    try:
+        run(lambda: serve(settings))
+    except (StoreError, OSError) as error:
+        LOG.error("cannot start", error=str(error))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Registration and removal of nodes, whoever began it."""
+
+from __future__ import annotations
+
+import time
+
+from cluster.nodes import Registration
+from cluster.process import LOG
+from manager.core import Core, now_ms
+from manager.domain.events import NodeWasRemoved
+from manager.domain.model import Node
+
+
+class Nodes:
+    """Admits nodes; `broker_port` is what they are told."""
+
+    def __init__(self, core: Core, broker_port: int) -> None:
+        self._core = core
+        self.broker_port = broker_port
+
+    async def register(self, registration: Registration) -> Node:
+        """Admit a node or renew what it said, durably. Raises AlreadyExistsError or UnavailableError."""
+        self._core.require_store()
+        node = self._core.state.register(registration, now_ms(), time.monotonic())
+        await self._core.saved()
+        LOG.info("node registered", node_id=node.id, name=node.name, dialect=registration.dialect)
+        return node
+
+    def answer(self, node: Node) -> dict[str, str]:
+        """What a registration is answered with: all values are strings, as worker engines parse them."""
+        return {
+            "id": node.id,
+            "MQTT_BROKER_PORT": str(self.broker_port),
+            "cluster_id": self._core.cluster_id,
+        }
+
+    def remove(self, node: Node, *, is_forced: bool) -> None:
+        """Forget a node. Raises ConflictError while it holds instances, unless forced: then they are placed anew."""
+        state = self._core.state
+        if is_forced:
+            for key in tuple(state.on_node[node.id]):
+                state.apply(key, NodeWasRemoved(node_id=node.id, actor="operator"), now_ms())
+        state.remove_node(node.id)
+        LOG.info("node removed", node_id=node.id, name=node.name, forced=is_forced)

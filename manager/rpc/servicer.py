@@ -1,0 +1,246 @@
+"""ManagerService: every call checks its input first, changes the state at once, and answers when that is durable."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any, Final, TypeAlias
+
+import grpc
+
+from cluster.convert import spec_from_proto
+from cluster.documents import JOB_ID, NAME
+from cluster.errors import ClusterError, ConflictError, InvalidInputError, NotFoundError
+from cluster.jobs import TECHNOLOGIES, JobSpec
+from cluster.nodes import parse_registration
+from cluster.v1 import manager_pb2, manager_pb2_grpc
+from cluster.v1 import manager_pb2 as pb
+from manager import worker_client
+from manager.core import Core, now_ms
+from manager.domain.model import Instance, InstanceKey, NodeState
+from manager.explain import summary
+from manager.nodes import Nodes
+from manager.planner import Planner
+from manager.rpc.convert import registration_from_proto
+from manager.rpc.reading import Reader, event_message
+from manager.rpc.watch import watch_nodes
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+MAX_BATCH: Final = 10_000
+MAX_NUMBER: Final = 2**31 - 1
+LOG_PIECE_BYTES: Final = 64 * 1024
+
+
+class ManagerServicer(manager_pb2_grpc.ManagerServiceServicer):
+    """The gRPC face of the core."""
+
+    def __init__(
+        self,
+        core: Core,
+        nodes: Nodes,
+        planner: Planner,
+        cluster_name: str,
+        parts: Callable[[], list[pb.PartStatus]],
+    ) -> None:
+        self._core = core
+        self._nodes = nodes
+        self._planner = planner
+        self._cluster_name = cluster_name
+        self._parts = parts
+        self._reader = Reader(core)
+
+    # Nodes
+
+    async def RegisterNode(self, request: pb.RegisterNodeRequest, context: Context) -> pb.RegisterNodeResponse:
+        """Admit a node or renew what it said."""
+        node = await self._nodes.register(registration_from_proto(request.registration))
+        return pb.RegisterNodeResponse(
+            node_id=node.id, mqtt_broker_port=self._nodes.broker_port, cluster_id=self._core.cluster_id
+        )
+
+    async def AdoptNode(self, request: pb.AdoptNodeRequest, context: Context) -> pb.AdoptNodeResponse:
+        """Ask a waiting worker for its registration and answer it there."""
+        if not request.address:
+            raise InvalidInputError("write the address as IP:PORT", field="address")
+        registration = parse_registration(await worker_client.fetch_registration(request.address))
+        node = await self._nodes.register(registration)
+        await worker_client.answer_registration(request.address, self._nodes.answer(node))
+        return pb.AdoptNodeResponse(node=self._reader.node(node))
+
+    async def ListNodes(self, request: pb.ListNodesRequest, context: Context) -> pb.ListNodesResponse:
+        """A page of nodes by name."""
+        return self._reader.nodes(request)
+
+    async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.GetNodeResponse:
+        """One node with its history."""
+        return self._reader.get_node(request)
+
+    async def WatchNodes(self, request: pb.WatchNodesRequest, context: Context) -> AsyncIterator[pb.WatchNodesResponse]:
+        """A snapshot, then deltas."""
+        async for response in watch_nodes(self._core, self._reader):
+            yield response
+
+    async def CordonNode(self, request: pb.CordonNodeRequest, context: Context) -> pb.CordonNodeResponse:
+        """Stop or allow new placements on a node."""
+        self._core.require_store()
+        known = self._core.state.get_node(request.node)
+        node = self._core.state.set_cordoned(known.id, request.is_cordoned, "operator", now_ms())
+        await self._core.saved()
+        if not request.is_cordoned:
+            self._core.retry_pending()
+        return pb.CordonNodeResponse(node=self._reader.node(node))
+
+    async def RemoveNode(self, request: pb.RemoveNodeRequest, context: Context) -> pb.RemoveNodeResponse:
+        """Forget a node."""
+        self._core.require_store()
+        node = self._core.state.get_node(request.node)
+        is_alive = node.state in (NodeState.READY, NodeState.SUSPECT)
+        if is_alive and not request.is_forced:
+            raise ConflictError(f"node {node.name} is {node.state}: stop its worker first, or use force", field="node")
+        self._nodes.remove(node, is_forced=request.is_forced)
+        await self._core.saved()
+        return pb.RemoveNodeResponse()
+
+    # Instances
+
+    async def DeployInstances(self, request: pb.DeployInstancesRequest, context: Context) -> pb.DeployInstancesResponse:
+        """Save that instances should run, all or none."""
+        _check_batch(request.deployments, "deployments")
+        specs = [_checked_spec(spec_from_proto(spec), position) for position, spec in enumerate(request.specs)]
+        wanted = [(_checked_key(item.key, minimum=0), _spec_at(specs, item.spec_index)) for item in request.deployments]
+        self._core.require_store()
+        instances = self._core.state.deploy(wanted, request.actor or "operator", now_ms())
+        await self._core.saved()
+        return pb.DeployInstancesResponse(instances=self._newest(instances))
+
+    async def DeleteInstances(self, request: pb.DeleteInstancesRequest, context: Context) -> pb.DeleteInstancesResponse:
+        """Save that instances should not run."""
+        _check_batch(request.keys, "keys")
+        keys = [_checked_key(key, minimum=-1) for key in request.keys]
+        self._core.require_store()
+        instances = self._core.state.delete(keys, request.actor or "operator", now_ms())
+        await self._core.saved()
+        return pb.DeleteInstancesResponse(instances=self._newest(instances))
+
+    def _newest(self, instances: Iterable[Instance]) -> list[Any]:
+        state = self._core.state
+        return [self._reader.instance(state.instances.get(item.key, item)) for item in instances]
+
+    # Reading
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        """A page of jobs by id."""
+        return self._reader.jobs(request)
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
+        """One job with its instances."""
+        return self._reader.get_job(request)
+
+    async def ListInstances(self, request: pb.ListInstancesRequest, context: Context) -> pb.ListInstancesResponse:
+        """A page of instances by job and number."""
+        return self._reader.instances(request)
+
+    async def GetInstance(self, request: pb.GetInstanceRequest, context: Context) -> pb.GetInstanceResponse:
+        """One instance with its specification and history."""
+        return pb.GetInstanceResponse(instance=self._reader.whole_instance(request.key)[1])
+
+    async def ExplainInstance(self, request: pb.ExplainInstanceRequest, context: Context) -> pb.ExplainInstanceResponse:
+        """Why an instance is where it is, or why it is pending."""
+        instance, message = self._reader.whole_instance(request.key)
+        response = pb.ExplainInstanceResponse(instance=message)
+        peers = self._core.state.peers(instance.key.job_id)
+        try:
+            planning = await self._planner.explain(instance.key.job_id, instance.spec, peers, instance.node_id)
+            response.planning.CopyFrom(planning)
+        except ClusterError:
+            planning = None
+        response.summary = summary(instance, self._node_name, planning, now_ms())
+        return response
+
+    def _node_name(self, node_id: str) -> str:
+        node = self._core.state.nodes.get(node_id)
+        return node.name if node else node_id
+
+    async def ListEvents(self, request: pb.ListEventsRequest, context: Context) -> pb.ListEventsResponse:
+        """A page of the history, newest first."""
+        return self._reader.events(request)
+
+    async def WatchEvents(
+        self, request: pb.WatchEventsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchEventsResponse]:
+        """The history as it happens."""
+        async for entries in self._core.history.follow(request.after_id):
+            kept = [entry for entry in entries if request.job_id in ("", entry.job_id)]
+            if kept:
+                yield pb.WatchEventsResponse(events=event_message(kept))
+
+    async def StreamLogs(self, request: pb.StreamLogsRequest, context: Context) -> AsyncIterator[pb.StreamLogsResponse]:
+        """The output of an instance from its worker."""
+        address = self._logs_address(request)
+        pieces = worker_client.stream_logs(
+            address,
+            request.key.job_id,
+            request.key.number,
+            is_following=request.is_following,
+            tail_lines=request.tail_lines,
+        )
+        async for piece in pieces:
+            for start in range(0, len(piece), LOG_PIECE_BYTES):
+                yield pb.StreamLogsResponse(data=piece[start : start + LOG_PIECE_BYTES])
+
+    def _logs_address(self, request: pb.StreamLogsRequest) -> str:
+        """The worker that holds, or last held, the instance."""
+        instance, _ = self._reader.whole_instance(request.key)
+        node_id = instance.node_id or (instance.ended[-1].node_id if instance.ended else "")
+        node = self._core.state.nodes.get(node_id)
+        if node is None:
+            raise NotFoundError(f"{instance.key} is {instance.state} and was on no node yet: it has no output")
+        return worker_client.host_port(node.registration.ip, node.registration.port)
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
+        """How the cluster stands."""
+        return self._reader.status(self._parts(), self._cluster_name)
+
+
+def _check_batch(items: Any, field: str) -> None:
+    if len(items) > MAX_BATCH:
+        raise InvalidInputError(f"{len(items)} {field}; at most {MAX_BATCH} in one call", field=field)
+
+
+def _checked_key(key: Any, *, minimum: int) -> InstanceKey:
+    if not JOB_ID.match(key.job_id):
+        raise InvalidInputError(
+            "a job id has letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128",
+            field="job_id",
+        )
+    if not minimum <= key.number <= MAX_NUMBER:
+        raise InvalidInputError(f"an instance number is {minimum} to {MAX_NUMBER}", field="instance_number")
+    return InstanceKey(key.job_id, key.number)
+
+
+def _checked_spec(spec: JobSpec, position: int) -> JobSpec:
+    field = f"specs.{position}"
+    if not NAME.match(spec.name):
+        raise InvalidInputError("a job name has letters, digits, '.', '_' and '-', at most 253", field=f"{field}.name")
+    if not spec.image:
+        raise InvalidInputError("a job needs an image", field=f"{field}.image")
+    if spec.technology not in TECHNOLOGIES:
+        raise InvalidInputError(
+            f"unknown technology {spec.technology!r}; use one of {', '.join(TECHNOLOGIES)}", field=f"{field}.technology"
+        )
+    if any(amount < 0 for amount in vars(spec.demand).values() if amount is not None):
+        raise InvalidInputError("amounts must not be negative", field=f"{field}.demand")
+    return spec
+
+
+def _spec_at(specs: list[JobSpec], position: int) -> JobSpec:
+    if not 0 <= position < len(specs):
+        raise InvalidInputError(f"spec_index {position} names none of {len(specs)} specs", field="spec_index")
+    return specs[position]
+
+
+def add(servicer: ManagerServicer) -> Callable[[grpc.aio.Server], None]:
+    """What adds the servicer to a server."""
+    return lambda server: manager_pb2_grpc.add_ManagerServiceServicer_to_server(servicer, server)
+
+
+SERVICE: Final = manager_pb2.DESCRIPTOR.services_by_name["ManagerService"].full_name

@@ -1,0 +1,59 @@
+"""WatchNodes: a chunked snapshot, then the latest view of each changed node, never more than one per node waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
+
+from cluster.v1 import manager_pb2
+from manager.core import Core
+from manager.rpc.reading import Reader
+
+CHUNK: Final = 500
+
+
+async def watch_nodes(core: Core, reader: Reader) -> AsyncIterator[manager_pb2.WatchNodesResponse]:
+    """Stream views until the caller ends it."""
+    changed: dict[str, None] = {}
+    woken = asyncio.Event()
+
+    def on_change(node_ids: Iterable[str]) -> None:
+        changed.update(dict.fromkeys(node_ids))
+        woken.set()
+
+    stop = core.listen_views(on_change)
+    try:
+        for response in _snapshot(core, reader):
+            yield response
+        while True:
+            await woken.wait()
+            woken.clear()
+            batch, changed = changed, {}
+            for chunk in _chunks(list(batch)):
+                yield _deltas(core, reader, chunk)
+    finally:
+        stop()
+
+
+def _chunks(node_ids: list[str]) -> Iterable[list[str]]:
+    for start in range(0, len(node_ids), CHUNK):
+        yield node_ids[start : start + CHUNK]
+
+
+def _snapshot(core: Core, reader: Reader) -> Iterable[manager_pb2.WatchNodesResponse]:
+    """At least one message; the nodes are read when their chunk is sent."""
+    chunks = list(_chunks(list(core.state.nodes))) or [[]]
+    for position, chunk in enumerate(chunks):
+        response = _deltas(core, reader, chunk)
+        response.is_snapshot_start = position == 0
+        response.is_snapshot_end = position == len(chunks) - 1
+        yield response
+
+
+def _deltas(core: Core, reader: Reader, node_ids: list[str]) -> manager_pb2.WatchNodesResponse:
+    nodes = core.state.nodes
+    return manager_pb2.WatchNodesResponse(
+        nodes=[reader.node(nodes[node_id]) for node_id in node_ids if node_id in nodes],
+        removed_node_ids=[node_id for node_id in node_ids if node_id not in nodes],
+    )
