@@ -56,11 +56,7 @@ def _statuses(core: Core, bridge: Bridge, planner: Planner) -> list[manager_pb2.
     ]
 
 
-async def _build(settings: ManagerSettings, scheduler: grpc.aio.Channel) -> Parts:
-    core = Core(open_store(settings.store_url), settings.policy())
-    await core.open()
-    if CLUSTER_ID not in core.settings:
-        await core.put_setting(CLUSTER_ID, secrets.token_hex(12))
+def _build(settings: ManagerSettings, core: Core, scheduler: grpc.aio.Channel) -> Parts:
     planner = Planner(scheduler)
     reconciler = Reconciler(core, planner, settings.lease_rules())
     client_id = settings.mqtt_client_id or f"manager-{core.cluster_id}"
@@ -96,14 +92,17 @@ async def _keep_checking(planner: Planner) -> None:
 async def serve(settings: ManagerSettings) -> None:
     """Run until a signal comes."""
     warn_if_exposed(settings.bind, ["gRPC", "metrics"])
-    async with channel(settings.scheduler_address) as scheduler:
-        parts = await _build(settings, scheduler)
-        writing = asyncio.create_task(parts.core.writer.run(), name="writer")
-        try:
-            await _serve(settings, parts)
-        finally:
-            writing.cancel()
-            await asyncio.gather(writing, return_exceptions=True)
+    core = Core(open_store(settings.store_url), settings.policy())
+    await core.open()
+    writing = asyncio.create_task(core.writer.run(), name="writer")
+    try:
+        if CLUSTER_ID not in core.settings:
+            await core.put_setting(CLUSTER_ID, secrets.token_hex(12))
+        async with channel(settings.scheduler_address) as scheduler:
+            await _serve(settings, _build(settings, core, scheduler))
+    finally:
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
 
 
 async def _serve(settings: ManagerSettings, parts: Parts) -> None:

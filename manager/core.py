@@ -17,7 +17,7 @@ from cluster.process import LOG
 from manager.dispatcher import Dispatcher
 from manager.domain.aggregate import ClusterState, Dirty
 from manager.domain.machine import wants_placement
-from manager.domain.model import Instance, InstanceKey, InstanceState, Record, Setting
+from manager.domain.model import Instance, InstanceKey, InstanceState, Node, Record, Setting
 from manager.domain.policy import Policy
 from manager.history import History
 from manager.ports import Contents, Kind, Store
@@ -36,7 +36,7 @@ class Core:
         self.policy = policy
         self.state = ClusterState(policy)
         self.history = History()
-        self.dispatcher = Dispatcher(lambda node_id: self.state.nodes.get(node_id))
+        self.dispatcher = Dispatcher(self.find_node)
         self.counters: Counter[str] = Counter()
         self.settings: dict[str, Setting] = {}
         self.usages: dict[InstanceKey, ResourceEntry] = {}
@@ -65,6 +65,10 @@ class Core:
             self._set_alarm(instance)
         self._notify_views(list(self.state.nodes))
         LOG.info("state loaded", nodes=len(contents.nodes), jobs=len(contents.jobs), instances=len(contents.instances))
+
+    def find_node(self, node_id: str) -> Node | None:
+        """The node of an id of ours."""
+        return self.state.nodes.get(node_id)
 
     @property
     def cluster_id(self) -> str:

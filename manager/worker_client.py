@@ -58,7 +58,7 @@ async def stream_logs(
             async for piece in response.aiter_raw():
                 yield piece
     except httpx.HTTPError as error:
-        raise UnavailableError(f"the worker at {address} does not answer: {str(error) or type(error).__name__}") from None
+        raise UnavailableError(f"the worker at {address} does not answer: {_words(error)}") from None
 
 
 @asynccontextmanager
@@ -78,4 +78,8 @@ async def _ask(client: httpx.AsyncClient, method: str, url: str, **options: Any)
     except httpx.InvalidURL:
         raise InvalidInputError("write the address as IP:PORT", field="address") from None
     except httpx.HTTPError as error:
-        raise UnavailableError(f"no worker answers at {url}: {str(error) or type(error).__name__}") from None
+        raise UnavailableError(f"no worker answers at {url}: {_words(error)}") from None
+
+
+def _words(error: Exception) -> str:
+    return str(error) or type(error).__name__
