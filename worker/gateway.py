@@ -37,8 +37,7 @@ class Membership:
 def parse_membership(body: bytes) -> Membership:
     """`{"id", "MQTT_BROKER_PORT", "MQTT_BROKER_HOST"?}`; the port is a string or an integer. Raises ValueError."""
     answer: Any = orjson.loads(body)
-    if not isinstance(answer, Mapping):
-        raise ValueError("the answer is not a JSON object")
+    answer = answer if isinstance(answer, Mapping) else {}
     node_id, port, host = answer.get("id"), answer.get("MQTT_BROKER_PORT"), answer.get("MQTT_BROKER_HOST", "")
     if not isinstance(node_id, str) or not NODE_ID.match(node_id):
         raise ValueError("the answer has no usable id")

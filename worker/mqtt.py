@@ -1,6 +1,7 @@
 """The worker's MQTT session. paho's thread only hands over to the loop; nothing blocks, nothing is decided there.
 
-MQTT 5 first; a broker that refuses it, or hangs up before answering, is spoken to in 3.1.1, and again in 5 if that fails.
+MQTT 5 first; a broker that refuses it, or hangs up before answering, is spoken to in 3.1.1, and again in 5 if that
+fails.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Session:
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         if is_5:
-            properties = Properties(PacketTypes.CONNECT)
+            properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = SESSION_EXPIRY_S
             client.connect_async(
                 self.address.host, self.address.port, KEEPALIVE_S, clean_start=False, properties=properties
@@ -168,7 +169,7 @@ class Session:
         if parsed is None or client is not self._client:
             acknowledge()
         else:
-            self._handlers.message(parsed[1], message.payload, acknowledge)
+            self._handlers.message(parsed[1], bytes(message.payload), acknowledge)
 
     def _published(self, client: paho.Client, mid: int) -> None:
         if client is self._client:

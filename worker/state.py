@@ -94,8 +94,12 @@ class State:
         rows = self._database.execute("SELECT job_id, number, generation FROM fences")
         return {(job_id, number): generation for job_id, number, generation in rows}
 
-    def commit(self, changes: Iterable[Save | Publish | Fence | Forget], at_ms: int) -> list[Message]:
+    def commit(
+        self, changes: Iterable[Save | Publish | Fence | Forget], at_ms: int, acknowledged: Iterable[int] = ()
+    ) -> list[Message]:
         """Write one batch in one transaction; answers the messages that were added to the outbox.
+
+        Those of `acknowledged` sequences leave it.
 
         Raises sqlite3.Error, e.g. on a full disk; nothing of the batch is written then.
         """
@@ -114,6 +118,7 @@ class State:
                     case Forget(ref):
                         where = "DELETE FROM instances WHERE job_id = ? AND number = ? AND generation = ?"
                         self._database.execute(where, (ref.job_id, ref.number, ref.generation))
+            self._database.executemany("DELETE FROM outbox WHERE sequence = ?", [(item,) for item in acknowledged])
             self._database.execute("COMMIT")
         except BaseException:
             if self._database.in_transaction:
@@ -124,12 +129,6 @@ class State:
     def outbox(self) -> list[Message]:
         """What the broker has not acknowledged, in order."""
         return [_message(row) for row in self._database.execute("SELECT * FROM outbox ORDER BY sequence")]
-
-    def acknowledge(self, sequences: Iterable[int]) -> None:
-        """The broker has these."""
-        self._database.execute("BEGIN IMMEDIATE")
-        self._database.executemany("DELETE FROM outbox WHERE sequence = ?", [(number,) for number in sequences])
-        self._database.execute("COMMIT")
 
     def last_sequence(self) -> int:
         """The sequence of the newest state message ever written here; 0 before the first."""

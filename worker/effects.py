@@ -1,0 +1,184 @@
+"""Carrying out the machine's instructions on the runtimes: one task per instance, each named."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from worker import probes
+from worker.records import (
+    Event,
+    Exit,
+    Exited,
+    Forget,
+    Instance,
+    Kill,
+    Probed,
+    Progressed,
+    Ref,
+    RunProbe,
+    Start,
+    Started,
+    StartFailed,
+    Stop,
+    Vanished,
+)
+from worker.runtime.base import Runtime, RuntimeFailure, Usage, Workload
+
+LOG: structlog.stdlib.BoundLogger = structlog.get_logger()
+PROGRESS_INTERVAL_S: Final = 1.0
+USAGE_TIMEOUT_S: Final = 3.0
+
+
+@dataclass(kw_only=True)
+class _Watch:
+    """The task that prepares, starts and then waits for one instance."""
+
+    task: asyncio.Task[None]
+    is_preparing: bool = True
+    is_cancelled: bool = False
+
+
+class Effects:
+    """Starts, stops, probes; every outcome goes to `tell` as an event."""
+
+    def __init__(
+        self, runtimes: Mapping[str, Runtime], ip: str, tasks: asyncio.TaskGroup, tell: Callable[[Event], None]
+    ) -> None:
+        self._runtimes = runtimes
+        self._ip = ip
+        self._tasks = tasks
+        self._tell = tell
+        self._watches: dict[Ref, _Watch] = {}
+        self._specs: dict[Ref, Start] = {}
+
+    def recover(self, item: Instance) -> None:
+        """After a restart of the worker: find what runs, or how it ended meanwhile."""
+        self._watch(Start(item.ref, item.spec), is_new=False)
+
+    def carry_out(self, instruction: Start | Stop | Kill | RunProbe | Forget) -> None:
+        """Begin; never blocks."""
+        match instruction:
+            case Start():
+                self._watch(instruction, is_new=True)
+            case Stop(ref) | Kill(ref):
+                watch = self._watches.get(ref)
+                if watch and watch.is_preparing:
+                    watch.is_cancelled = True
+                    watch.task.cancel()
+                else:
+                    self._tasks.create_task(self._end(instruction), name=f"stop {ref}")
+            case RunProbe(ref):
+                self._tasks.create_task(self._probe(instruction), name=f"probe {ref}")
+            case Forget(ref):
+                self._specs.pop(ref, None)
+                self._tasks.create_task(self._forget(instruction), name=f"forget {ref}")
+
+    async def usages(self) -> dict[Ref, Usage]:
+        """What everything that runs takes; whoever does not answer in time is left out."""
+
+        async def usage(start: Start) -> Usage | None:
+            runtime = self._runtimes.get(start.spec.technology)
+            try:
+                return await asyncio.wait_for(runtime.usage(start.ref), USAGE_TIMEOUT_S) if runtime else None
+            except (OSError, TimeoutError, RuntimeFailure):
+                return None
+
+        starts = list(self._specs.values())
+        found = await asyncio.gather(*(usage(start) for start in starts))
+        return {start.ref: usage for start, usage in zip(starts, found, strict=True) if usage}
+
+    def _watch(self, start: Start, *, is_new: bool) -> None:
+        self._specs[start.ref] = start
+        run = self._run(start) if is_new else self._find(start)
+        task = self._tasks.create_task(run, name=f"instance {start.ref}")
+        watch = self._watches[start.ref] = _Watch(task=task, is_preparing=is_new)
+        task.add_done_callback(lambda _: self._unwatch(start.ref, watch))
+
+    def _unwatch(self, ref: Ref, watch: _Watch) -> None:
+        if self._watches.get(ref) is watch:
+            del self._watches[ref]
+
+    async def _run(self, start: Start) -> None:
+        ref = start.ref
+        runtime = self._runtimes.get(start.spec.technology)
+        if runtime is None:
+            words = f"{start.spec.technology} cannot be run on this node"
+            self._tell(StartFailed(ref, words, is_final=True))
+            return
+        workload = Workload(ref=ref, spec=start.spec, ip=self._ip)
+        try:
+            await runtime.prepare(workload, self._progress_of(ref))
+            self._watches[ref].is_preparing = False
+            await runtime.start(workload)
+        except asyncio.CancelledError:
+            if not self._watches[ref].is_cancelled:
+                raise
+            self._tell(Exited(ref, Exit(reason="stopped before it was started")))
+        except RuntimeFailure as error:
+            self._tell(StartFailed(ref, error.reason, is_final=error.is_final))
+        except Exception as error:  # noqa: BLE001 - one bad job must not end the worker that runs the others
+            LOG.exception("start failed unexpectedly", instance=str(ref))
+            self._tell(StartFailed(ref, f"{type(error).__name__}: {error}"))
+        else:
+            self._tell(Started(ref))
+            self._tell(Exited(ref, await runtime.wait(ref)))
+
+    async def _find(self, start: Start) -> None:
+        runtime = self._runtimes.get(start.spec.technology)
+        if runtime is None:
+            self._tell(Vanished(start.ref, f"{start.spec.technology} cannot be run on this node any more"))
+            return
+        if await runtime.is_running(start.ref):
+            LOG.info("found again", instance=str(start.ref))
+            self._tell(Started(start.ref))
+        end = await runtime.wait(start.ref)
+        if end.is_outcome_known:
+            self._tell(Exited(start.ref, end))
+        else:
+            self._tell(Vanished(start.ref, end.reason))
+
+    async def _end(self, instruction: Stop | Kill) -> None:
+        runtime = self._runtimes.get(instruction.spec.technology)
+        if runtime is None:
+            return
+        try:
+            if isinstance(instruction, Stop):
+                await runtime.stop(instruction.ref)
+            else:
+                await runtime.kill(instruction.ref)
+        except RuntimeFailure as error:
+            LOG.warning("could not be stopped yet", instance=str(instruction.ref), why=error.reason)
+
+    async def _probe(self, instruction: RunProbe) -> None:
+        start = self._specs.get(instruction.ref)
+        runtime = self._runtimes.get(start.spec.technology) if start else None
+        if start and runtime:
+            workload = Workload(ref=start.ref, spec=start.spec, ip=self._ip)
+            verdict = await probes.check(instruction.probe, runtime, workload)
+            self._tell(Probed(instruction.ref, instruction.check, verdict.is_passed, verdict.detail))
+
+    async def _forget(self, instruction: Forget) -> None:
+        runtime = self._runtimes.get(instruction.spec.technology)
+        try:
+            if runtime:
+                await runtime.remove(instruction.ref)
+        except RuntimeFailure as error:
+            LOG.warning("remains could not be removed", instance=str(instruction.ref), why=error.reason)
+
+    def _progress_of(self, ref: Ref) -> Callable[[str], None]:
+        told_at = 0.0
+
+        def progress(words: str) -> None:
+            nonlocal told_at
+            now = time.monotonic()
+            if now - told_at >= PROGRESS_INTERVAL_S:
+                told_at = now
+                self._tell(Progressed(ref, words))
+
+        return progress
