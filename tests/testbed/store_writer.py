@@ -33,7 +33,8 @@ def main(url: str, name: str, count: int, batch: int = 1) -> None:
     store = open_store(url)
     names = [f"{name}-{number}" for number in range(batch)]
     for _ in range(count):
-        print(increment(store, names), flush=True)
+        sys.stdout.write(f"{increment(store, names)}\n")
+        sys.stdout.flush()
     store.close()
 
 
