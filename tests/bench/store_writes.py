@@ -32,9 +32,8 @@ def run() -> dict[str, Any]:
         with contextlib.closing(open_store(sqlite_url(Path(folder)))) as store:
             figures["sqlite"] = {**_writes(store), **_load(store)}
     if available("mongo") or os.environ.get("STORE_URL", "").startswith("mongodb://"):
-        with mongo_address() as address, scratch_database(address) as url:
-            with contextlib.closing(open_store(url)) as store:
-                figures["mongo"] = _writes(store)
+        with mongo_address() as address, scratch_database(address) as url, contextlib.closing(open_store(url)) as store:
+            figures["mongo"] = _writes(store)
     return figures
 
 
