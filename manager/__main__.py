@@ -16,10 +16,10 @@ from cluster.process import LOG, configure_logging, graceful, run, warn_if_expos
 from cluster.rpc import channel, serving, set_serving
 from cluster.v1 import manager_pb2
 from manager.core import Core
-from manager.intake import Intake
 from manager.metrics import serve_metrics
 from manager.mqtt.bridge import Bridge
 from manager.mqtt.commander import MqttCommander
+from manager.mqtt.intake import Intake
 from manager.nodes import Nodes
 from manager.planner import Planner
 from manager.ports import StoreError
