@@ -8,6 +8,7 @@ time     ─┘                    └─ next_due()
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections import deque
@@ -80,13 +81,10 @@ def to_event(command: Command) -> Event:
 class Agent:
     """Everything of one worker that changes while it runs."""
 
-    def __init__(
-        self, settings: WorkerSettings, state: State, runtimes: Mapping[str, Runtime], tasks: asyncio.TaskGroup
-    ) -> None:
+    def __init__(self, settings: WorkerSettings, state: State, runtimes: Mapping[str, Runtime]) -> None:
         self._settings = settings
         self._state = state
         self._runtimes = runtimes
-        self._tasks = tasks
         self._inbox: asyncio.Queue[Event | Callable[[], None]] = asyncio.Queue()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._unsent: deque[Message] = deque(state.outbox())
@@ -99,10 +97,13 @@ class Agent:
             seed=time.time_ns(), instances=state.instances(), fences=state.fences(), lease_at=state.lease()
         )
         self.registrar = Registrar(settings, state, runtimes, self._join)
-        self._effects = Effects(runtimes, self.registrar.ip, tasks, self._inbox.put_nowait)
+        self._effects = Effects(runtimes, self.registrar.ip, self._inbox.put_nowait)
+        self._tasks: asyncio.TaskGroup
 
-    def begin(self) -> None:
+    def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Take up what was running, then serve."""
+        self._tasks = tasks
+        self._effects.tasks = tasks
         recovering = [item for item in self.machine.instances.values() if item.phase in (Phase.STARTING, Phase.RUNNING)]
         recovering += [item for item in self.machine.instances.values() if item.phase is Phase.STOPPING]
         resumed = self.machine.resume(boot_clock(), is_new_boot=self._state.is_new_boot)
@@ -261,10 +262,8 @@ class Agent:
 
     async def _report_inventory(self) -> None:
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._inventory_due.wait(), self._settings.inventory_interval_s)
-            except TimeoutError:
-                pass
             self._inventory_due.clear()
             if self._session and self._session.is_connected:
                 usages = await self._effects.usages()

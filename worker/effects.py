@@ -45,14 +45,13 @@ class _Watch:
 
 
 class Effects:
-    """Starts, stops, probes; every outcome goes to `tell` as an event."""
+    """Starts, stops, probes, as tasks of `tasks`; every outcome goes to `tell` as an event."""
 
-    def __init__(
-        self, runtimes: Mapping[str, Runtime], ip: str, tasks: asyncio.TaskGroup, tell: Callable[[Event], None]
-    ) -> None:
+    tasks: asyncio.TaskGroup
+
+    def __init__(self, runtimes: Mapping[str, Runtime], ip: str, tell: Callable[[Event], None]) -> None:
         self._runtimes = runtimes
         self._ip = ip
-        self._tasks = tasks
         self._tell = tell
         self._watches: dict[Ref, _Watch] = {}
         self._specs: dict[Ref, Start] = {}
@@ -72,12 +71,12 @@ class Effects:
                     watch.is_cancelled = True
                     watch.task.cancel()
                 else:
-                    self._tasks.create_task(self._end(instruction), name=f"stop {ref}")
+                    self.tasks.create_task(self._end(instruction), name=f"stop {ref}")
             case RunProbe(ref):
-                self._tasks.create_task(self._probe(instruction), name=f"probe {ref}")
+                self.tasks.create_task(self._probe(instruction), name=f"probe {ref}")
             case Forget(ref):
                 self._specs.pop(ref, None)
-                self._tasks.create_task(self._forget(instruction), name=f"forget {ref}")
+                self.tasks.create_task(self._forget(instruction), name=f"forget {ref}")
 
     async def usages(self) -> dict[Ref, Usage]:
         """What everything that runs takes; whoever does not answer in time is left out."""
@@ -96,7 +95,7 @@ class Effects:
     def _watch(self, start: Start, *, is_new: bool) -> None:
         self._specs[start.ref] = start
         run = self._run(start) if is_new else self._find(start)
-        task = self._tasks.create_task(run, name=f"instance {start.ref}")
+        task = self.tasks.create_task(run, name=f"instance {start.ref}")
         watch = self._watches[start.ref] = _Watch(task=task, is_preparing=is_new)
         task.add_done_callback(lambda _: self._unwatch(start.ref, watch))
 
@@ -122,7 +121,8 @@ class Effects:
             self._tell(Exited(ref, Exit(reason="stopped before it was started")))
         except RuntimeFailure as error:
             self._tell(StartFailed(ref, error.reason, is_final=error.is_final))
-        except Exception as error:  # noqa: BLE001 - one bad job must not end the worker that runs the others
+        except Exception as error:
+            # one bad job must not end the worker that runs the others
             LOG.exception("start failed unexpectedly", instance=str(ref))
             self._tell(StartFailed(ref, f"{type(error).__name__}: {error}"))
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import ctypes
 import gc
 import sqlite3
@@ -58,19 +57,17 @@ def _parser() -> argparse.ArgumentParser:
 async def _serve(settings: WorkerSettings) -> None:
     state = State(settings.worker_data_dir)
     runtimes = make_runtimes(settings, state.meta("installation"))
-    agent: Agent | None = None
+    agent = Agent(settings, state, runtimes)
     try:
         async with graceful() as tasks:
-            agent = Agent(settings, state, runtimes, tasks)
             server = await listen(settings.bind, settings.worker_port, Routes(agent, runtimes).handle)
             agent.registrar.port = server.sockets[0].getsockname()[1]
             LOG.info("worker serving", address=f"{settings.bind}:{agent.registrar.port}", name=settings.worker_name)
-            agent.begin()
+            agent.begin(tasks)
             _give_back_memory()
-            tasks.create_task(server.serve_forever(), name="local api")
+        server.close()
     finally:
-        if agent:
-            await agent.close(stop_workloads=settings.worker_stop_workloads_on_exit)
+        await agent.close(stop_workloads=settings.worker_stop_workloads_on_exit)
         state.close()
 
 

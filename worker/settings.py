@@ -18,25 +18,31 @@ from cluster.process import ProcessSettings
 class WorkerSettings(ProcessSettings):
     """Each field is read from the variable of its name in capitals, e.g. GATEWAY_URL."""
 
-    gateway_url: str = Field("http://127.0.0.1:10100", description="where the cluster's gateway answers")
+    gateway_url: str = Field(default="http://127.0.0.1:10100", description="where the cluster's gateway answers")
     worker_name: str = Field(default_factory=socket.gethostname, description="name of this node; default: the host's")
-    worker_ip: str = Field("", description="address of this node; default: the local one towards the gateway")
-    worker_port: Annotated[int, Field(ge=0, le=65535)] = Field(10200, description="local HTTP port; 0: any free one")
-    bind: str = Field("127.0.0.1", description="address that the local HTTP API listens on")
-    worker_data_dir: Path = Field(Path("data/worker"), description="folder for state, logs and cached images")
-    worker_adopt: bool = Field(False, description="wait for `clusterctl node adopt` instead of registering")
+    worker_ip: str = Field(default="", description="address of this node; default: the local one towards the gateway")
+    worker_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=10200, description="local HTTP port; 0: any free one"
+    )
+    bind: str = Field(default="127.0.0.1", description="address that the local HTTP API listens on")
+    worker_data_dir: Path = Field(default=Path("data/worker"), description="folder for state, logs and cached images")
+    worker_adopt: bool = Field(default=False, description="wait for `clusterctl node adopt` instead of registering")
     worker_technologies: str = Field(
-        "", description="announce only these, e.g. docker,wasm; default: all that are there"
+        default="", description="announce only these, e.g. docker,wasm; default: all that are there"
     )
-    worker_stop_workloads_on_exit: bool = Field(False, description="stop every workload when the worker ends")
-    mqtt_broker_host: str = Field("", description="default: the gateway's host")
-    mqtt_broker_port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="default: as registration answers")
-    telemetry_interval_s: Annotated[float, Field(ge=0.1, le=60)] = Field(2.0, description="seconds between samples")
+    worker_stop_workloads_on_exit: bool = Field(default=False, description="stop every workload when the worker ends")
+    mqtt_broker_host: str = Field(default="", description="default: the gateway's host")
+    mqtt_broker_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=0, description="default: as registration answers"
+    )
+    telemetry_interval_s: Annotated[float, Field(ge=0.1, le=60)] = Field(
+        default=2.0, description="seconds between samples"
+    )
     inventory_interval_s: Annotated[float, Field(ge=0.1, le=600)] = Field(
-        5.0, description="seconds between inventories"
+        default=5.0, description="seconds between inventories"
     )
-    docker_host: str = Field("unix:///var/run/docker.sock", description="the container engine's socket")
-    qemu_binary: str = Field("", description="default: qemu-system-<architecture> on the path")
+    docker_host: str = Field(default="unix:///var/run/docker.sock", description="the container engine's socket")
+    qemu_binary: str = Field(default="", description="default: qemu-system-<architecture> on the path")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("worker_name")

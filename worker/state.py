@@ -8,6 +8,7 @@ seconds, means nothing after a reboot, and must not wear out flash.
 from __future__ import annotations
 
 import sqlite3
+import threading
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,12 +57,13 @@ class Message:
 
 
 class State:
-    """The worker's database. Every method blocks; one thread at a time."""
+    """The worker's database. Every method blocks for a moment, a commit for as long as the disk takes."""
 
     def __init__(self, folder: Path, *, boot_id: str | None = None) -> None:
         """Open or create it. Raises OSError or sqlite3.Error where the folder cannot be used."""
         folder.mkdir(parents=True, exist_ok=True)
         self._lease_file = folder / "lease"
+        self._lock = threading.Lock()
         self._database = sqlite3.connect(folder / "worker.db", check_same_thread=False, isolation_level=None)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-256", "busy_timeout=5000"):
             self._database.execute(f"PRAGMA {pragma}")
@@ -83,7 +85,8 @@ class State:
 
     def set_meta(self, **facts: str) -> None:
         """Keep facts."""
-        self._database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(facts.items()))
+        with self._lock:
+            self._database.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", list(facts.items()))
 
     def instances(self) -> list[Instance]:
         """Every instance on disk."""
@@ -103,27 +106,16 @@ class State:
 
         Raises sqlite3.Error, e.g. on a full disk; nothing of the batch is written then.
         """
-        messages: list[Message] = []
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            for change in changes:
-                match change:
-                    case Save(instance):
-                        self._database.execute(_SAVE, _row(instance))
-                    case Publish():
-                        messages.append(self._enqueue(change, at_ms))
-                    case Fence(ref):
-                        row = (ref.job_id, ref.number, ref.generation)
-                        self._database.execute("INSERT OR REPLACE INTO fences VALUES (?, ?, ?)", row)
-                    case Forget(ref):
-                        where = "DELETE FROM instances WHERE job_id = ? AND number = ? AND generation = ?"
-                        self._database.execute(where, (ref.job_id, ref.number, ref.generation))
-            self._database.executemany("DELETE FROM outbox WHERE sequence = ?", [(item,) for item in acknowledged])
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                messages = [fresh for change in changes if (fresh := self._apply(change, at_ms))]
+                self._database.executemany("DELETE FROM outbox WHERE sequence = ?", [(item,) for item in acknowledged])
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
         return messages
 
     def outbox(self) -> list[Message]:
@@ -148,6 +140,20 @@ class State:
             return float(at) if boot_id == self.boot_id else None
         except (OSError, ValueError):
             return None
+
+    def _apply(self, change: Save | Publish | Fence | Forget, at_ms: int) -> Message | None:
+        match change:
+            case Publish():
+                return self._enqueue(change, at_ms)
+            case Save(instance):
+                self._database.execute(_SAVE, _row(instance))
+            case Fence(ref):
+                row = (ref.job_id, ref.number, ref.generation)
+                self._database.execute("INSERT OR REPLACE INTO fences VALUES (?, ?, ?)", row)
+            case Forget(ref):
+                where = "DELETE FROM instances WHERE job_id = ? AND number = ? AND generation = ?"
+                self._database.execute(where, (ref.job_id, ref.number, ref.generation))
+        return None
 
     def _enqueue(self, state: Publish, at_ms: int) -> Message:
         ref = state.ref
