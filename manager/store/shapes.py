@@ -80,8 +80,10 @@ def object_codec(cls: Any) -> tuple[Encode, Decode]:
 
 
 def _optional(hint: types.UnionType) -> Shape:
-    (inner_hint,) = (argument for argument in hint.__args__ if argument is not types.NoneType)
-    inner = shape_of(inner_hint)
+    others = [argument for argument in hint.__args__ if argument is not types.NoneType]
+    if len(others) != 1:
+        raise TypeError(f"{hint} has no plain form")
+    inner = shape_of(others[0])
     return Shape(_unless_none(inner.encode), _unless_none(inner.decode))
 
 
@@ -92,9 +94,9 @@ def _unless_none(function: Callable[[Any, Any], Any] | None) -> Callable[[Any, A
 
 
 def _sequence(hint: Any) -> Shape:
-    item_hint, rest = typing.get_args(hint)
-    if rest is not Ellipsis:
-        raise TypeError(f"{hint} has no plain form")
+    item_hint, *rest = typing.get_args(hint)
+    if rest != [Ellipsis]:
+        return _row(hint)
     item = shape_of(item_hint)
     encode, decode = item.encode, item.decode
     return Shape(
@@ -103,6 +105,21 @@ def _sequence(hint: Any) -> Shape:
         if decode
         else lambda values, _: tuple(values),
     )
+
+
+def _row(hint: Any) -> Shape:
+    """A tuple of a fixed length, each place with a type of its own."""
+    shapes = [shape_of(item) for item in typing.get_args(hint)]
+
+    def encode(values: Any, writer: SpecWriter) -> list[Any]:
+        pairs = zip(shapes, values, strict=True)
+        return [shape.encode(value, writer) if shape.encode else value for shape, value in pairs]
+
+    def decode(values: Any, reader: Reader) -> tuple[Any, ...]:
+        pairs = zip(shapes, values, strict=True)
+        return tuple([shape.decode(value, reader) if shape.decode else value for shape, value in pairs])
+
+    return Shape(encode, decode)
 
 
 def _object_encoder(shapes: dict[str, Shape]) -> Encode:

@@ -66,7 +66,7 @@ def _use_all(store: Store) -> None:
     store.load()
 
 
-@pytest.mark.parametrize("options", ["", "w=0", "w=1&journal=false&readConcernLevel=local"])
+@pytest.mark.parametrize("options", ["retryWrites=true", "w=0", "w=1&journal=false&readConcernLevel=local"])
 def test_every_write_asks_for_a_majority_and_its_journals(url: str, wire: _Wire, options: str) -> None:
     """Each writing command carries j: true and w: majority, whatever the URL says; each load reads majority data."""
     with contextlib.closing(open_store(f"{url}{'&' if '?' in url else '?'}{options}")) as store:

@@ -38,7 +38,10 @@ def strategy_for(hint: Any) -> st.SearchStrategy[Any]:
     if isinstance(hint, types.UnionType):
         return st.one_of([st.none() if item is types.NoneType else strategy_for(item) for item in hint.__args__])
     if typing.get_origin(hint) is tuple:
-        return st.lists(strategy_for(typing.get_args(hint)[0]), max_size=2).map(tuple)
+        first, *rest = typing.get_args(hint)
+        if rest == [Ellipsis]:
+            return st.lists(strategy_for(first), max_size=2).map(tuple)
+        return st.tuples(*(strategy_for(item) for item in (first, *rest)))
     if dataclasses.is_dataclass(hint) or hasattr(hint, "_fields"):
         return st.deferred(lambda: _object(hint))
     return st.from_type(hint)

@@ -103,7 +103,7 @@ def test_what_is_no_record_is_named(document: object) -> None:
         codec.ContentsBuilder().add(Kind.SETTING, "x", document)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("hint", [dict[str, int], tuple[int, str], object])
+@pytest.mark.parametrize("hint", [dict[str, int], tuple[object, ...], str | dict[str, str], object])
 def test_a_type_without_a_plain_form_is_refused(hint: object) -> None:
     """A field that would be saved wrongly is found when the program starts."""
     with pytest.raises(TypeError, match="no plain form"):
