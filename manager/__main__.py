@@ -16,6 +16,7 @@ from cluster.process import LOG, configure_logging, graceful, run, warn_if_expos
 from cluster.rpc import channel, serving, set_serving
 from cluster.v1 import manager_pb2
 from manager.core import Core
+from manager.jobs import Jobs
 from manager.metrics import serve_metrics
 from manager.mqtt.bridge import Bridge
 from manager.mqtt.commander import MqttCommander
@@ -26,7 +27,7 @@ from manager.ports import StoreError
 from manager.reconciler import Reconciler
 from manager.rpc.servicer import SERVICE, ManagerServicer, add
 from manager.settings import ManagerSettings
-from manager.store.factory import open_store
+from manager.store.factory import make_store
 
 HEALTH_PERIOD_S: Final = 0.2
 PLANNER_CHECK_PERIOD_S: Final = 1.0
@@ -58,14 +59,17 @@ def _statuses(core: Core, bridge: Bridge, planner: Planner) -> list[manager_pb2.
 
 def _build(settings: ManagerSettings, core: Core, scheduler: grpc.aio.Channel) -> Parts:
     planner = Planner(scheduler)
-    reconciler = Reconciler(core, planner, settings.lease_rules())
+    jobs = Jobs(core)
+    reconciler = Reconciler(core, planner, jobs, settings.lease_rules())
     client_id = settings.mqtt_client_id or f"manager-{core.cluster_id}"
     bridge = Bridge(settings.mqtt_broker_host, settings.mqtt_broker_port, client_id, core.counters)
     bridge.on_connection = reconciler.connection_changed
-    core.dispatcher.commander = MqttCommander(bridge, core.cluster_id)
+    core.dispatcher.commander = MqttCommander(bridge, core)
     core.dispatcher.on_sent = reconciler.command_sent
     nodes = Nodes(core, settings.mqtt_advertised_port or settings.mqtt_broker_port)
-    servicer = ManagerServicer(core, nodes, planner, settings.cluster_name, lambda: _statuses(core, bridge, planner))
+    servicer = ManagerServicer(
+        core, nodes, planner, jobs, settings.cluster_name, lambda: _statuses(core, bridge, planner)
+    )
     return Parts(
         core=core,
         bridge=bridge,
@@ -92,7 +96,7 @@ async def _keep_checking(planner: Planner) -> None:
 async def serve(settings: ManagerSettings) -> None:
     """Run until a signal comes."""
     warn_if_exposed(settings.bind, ["gRPC", "metrics"])
-    core = Core(open_store(settings.store_url), settings.policy())
+    core = Core(make_store(settings.store_url), settings.policy())
     await core.open()
     writing = asyncio.create_task(core.writer.run(), name="writer")
     try:

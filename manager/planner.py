@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from cluster.convert import spec_to_proto
+from cluster.convert import resources_to_proto, spec_to_proto
 from cluster.errors import ClusterError
-from cluster.jobs import JobSpec
+from cluster.jobs import JobSpec, Resources
 from cluster.rpc_errors import from_rpc_error
 from cluster.v1 import instance_pb2, scheduler_pb2, scheduler_pb2_grpc
 from manager.domain.model import InstanceKey, Refusal
@@ -27,6 +27,7 @@ class Request:
     excluded_node_ids: tuple[str, ...] = ()
     target_node_id: str = ""
     released_node_id: str = ""
+    released: Resources | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +103,7 @@ def plan_request(
             excluded_node_ids=request.excluded_node_ids,
             target_node_id=request.target_node_id,
             released_node_id=request.released_node_id,
+            released=resources_to_proto(request.released) if request.released else None,
         )
     return message
 

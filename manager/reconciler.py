@@ -16,6 +16,7 @@ from manager.domain.leases import Judgement, LeaseRules, judge
 from manager.domain.machine import wants_placement
 from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeState, Refusal
 from manager.domain.policy import backoff_ms
+from manager.jobs import Jobs
 from manager.planner import Planner, Request, Result
 
 PLAN_BATCH: Final = 1000
@@ -27,9 +28,10 @@ LONGEST_PAUSE_S: Final = 2.0
 class Reconciler:
     """Drives instances towards what is desired."""
 
-    def __init__(self, core: Core, planner: Planner, rules: LeaseRules) -> None:
+    def __init__(self, core: Core, planner: Planner, jobs: Jobs, rules: LeaseRules) -> None:
         self._core = core
         self._planner = planner
+        self._jobs = jobs
         self._rules = rules
         self._listening_since_mono_s: float | None = None
         self._is_paused = False
@@ -70,12 +72,13 @@ class Reconciler:
         return [self._request(item) for item in wanted if wants_placement(item)]
 
     def _request(self, instance: Instance) -> Request:
-        own = [p for _, p in instance.placements() if self._is_replacing(p.node_id)]
+        own = next((p for _, p in instance.placements() if self._is_replacing(p.node_id)), None)
         return Request(
             key=instance.key,
             spec=instance.spec,
             excluded_node_ids=tuple(self._fenced_nodes(instance)),
-            released_node_id=own[0].node_id if own else "",
+            released_node_id=own.node_id if own else "",
+            released=own.spec.demand if own else None,
         )
 
     def _is_replacing(self, node_id: str) -> bool:
@@ -135,6 +138,7 @@ class Reconciler:
             self._judge_leases()
             self._ring_alarms()
             self._close_silent_stops()
+            self._jobs.advance_all()
             self._core.dispatcher.tick()
             if self._core.state.dirty:
                 self._core.commit()

@@ -14,7 +14,7 @@ from typing import TypeVar
 from cluster.errors import UnavailableError
 from cluster.process import LOG
 from manager.domain.model import Record
-from manager.ports import Change, Contents, Kind, Store, StoreError
+from manager.ports import Change, Contents, Kind, Store, StoreError, StoreLockedError
 
 Result = TypeVar("Result")
 RecordId = tuple[Kind, str]
@@ -52,10 +52,31 @@ class Writer:
 
     async def open(self) -> Contents:
         """Open the store and read it, trying again until it works. Raises StoreLockedError at once."""
-        await self._call(self._store.open)
-        contents = await self._call(self._store.load)
+        try:
+            contents = await self._call(self._open)
+        except StoreLockedError:
+            raise
+        except StoreError as error:
+            LOG.error("store cannot be opened, trying again", error=str(error))
+            contents = await self._reopen()
         self._adopt(contents)
         return contents
+
+    def _open(self) -> Contents:
+        self._store.open()
+        contents = self._store.load()
+        self._store.ping()
+        return contents
+
+    async def _reopen(self) -> Contents:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            try:
+                return await self._call(self._open)
+            except StoreError as error:
+                self.failure = str(error)
 
     def submit(self, records: Mapping[RecordId, Record | None]) -> asyncio.Future[None]:
         """Save records (None removes); the future is done when they, and all that came before, are durable."""
@@ -124,18 +145,7 @@ class Writer:
         batch.fail(f"the store does not work: {error}")
         self._next.fail(f"the store does not work: {error}")
         self._next = Batch()
-        pause_s = FIRST_PAUSE_S
-        while True:
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            try:
-                await self._call(self._store.open)
-                contents = await self._call(self._store.load)
-                await self._call(self._store.ping)
-            except StoreError as again:
-                self.failure = str(again)
-                continue
-            break
+        contents = await self._reopen()
         self._adopt(contents)
         self._on_reload(contents)
         LOG.info("store works again")

@@ -190,7 +190,7 @@ class ClusterState:
         return [self._deploy_one(key, spec, actor, now_ms) for key, spec in wanted]
 
     def _deploy_one(self, key: InstanceKey, spec: JobSpec, actor: str, now_ms: int) -> Instance:
-        self.put_job_spec(key.job_id, spec, now_ms)
+        self.put_job_spec(key.job_id, spec, actor, now_ms)
         if key in self.instances:
             return self.apply(key, DeployRequested(actor=actor, spec=spec), now_ms)
         fresh = Instance(key=key, spec=spec, is_desired=True, state=InstanceState.REQUESTED, created_at_ms=now_ms)
@@ -198,14 +198,18 @@ class ClusterState:
         event = Event(at_ms=now_ms, actor=actor, kind="requested", state=fresh.state, cause=cause)
         return self.put(replace(fresh.recorded(event), detail=cause))
 
-    def put_job_spec(self, job_id: str, spec: JobSpec, now_ms: int) -> Job:
+    def put_job_spec(self, job_id: str, spec: JobSpec, actor: str, now_ms: int) -> Job:
         """Create a job, or give it a newer specification."""
         job = self.jobs.get(job_id)
         if job is None:
-            return self.put_job(Job(id=job_id, spec=spec, created_at_ms=now_ms))
+            return self.put_job(Job(id=job_id, spec=spec, created_at_ms=now_ms, owner=actor))
         if job.spec != spec:
-            return self.put_job(replace(job, spec=spec))
+            return self.put_job(replace(job, spec=spec, update=None))
         return job
+
+    def redeploy(self, key: InstanceKey, spec: JobSpec, now_ms: int) -> Instance:
+        """Give one instance another specification on behalf of an update of its job."""
+        return self.apply(key, DeployRequested(actor="manager", spec=spec), now_ms)
 
     def put_job(self, job: Job) -> Job:
         """Replace a job and mark it dirty."""
@@ -337,7 +341,11 @@ class ClusterState:
         return ""
 
     def _released(self, instance: Instance, node_id: str) -> Resources:
-        return instance.current.spec.demand if instance.current and instance.node_id == node_id else NOTHING
+        """What the instance itself holds there and gives back: the worker stops an older copy before it starts another."""
+        node = self.nodes.get(node_id)
+        if node is None or node.registration.dialect is not Dialect.WORKER:
+            return NOTHING
+        return sum((p.spec.demand for _, p in instance.placements() if p.node_id == node_id), NOTHING)
 
     def first_deadline_ms(self, node_id: str, now_ms: int) -> int | None:
         """When a node's first answer to a deploy is due; None from a node that never reported a state."""

@@ -14,17 +14,20 @@ class Verb(StrEnum):
 
     DEPLOY = "deploy"
     DELETE = "delete"
+    MOVE = "move"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """A command that is due until the node confirms it."""
+    """A command that is due until the node confirms it; `target_id` is where a move goes (advice to the source)."""
 
     verb: Verb
     key: InstanceKey
     node_id: str
     generation: int
     spec: JobSpec
+    is_replica: bool = False
+    target_id: str = ""
 
     @property
     def identity(self) -> tuple[Verb, InstanceKey, int]:
@@ -36,7 +39,14 @@ def effects_of(instance: Instance) -> list[Effect]:
     """Deploy what no node has confirmed yet, delete what is being stopped."""
     verbs = {InstanceState.SCHEDULED: Verb.DEPLOY, InstanceState.STOPPING: Verb.DELETE}
     return [
-        Effect(verb=verb, key=instance.key, node_id=p.node_id, generation=p.generation, spec=p.spec)
+        Effect(
+            verb=verb,
+            key=instance.key,
+            node_id=p.node_id,
+            generation=p.generation,
+            spec=p.spec,
+            is_replica=instance.is_replica,
+        )
         for _, p in instance.placements()
         if (verb := verbs.get(p.state)) is not None
     ]

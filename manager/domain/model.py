@@ -187,10 +187,14 @@ class UpdatePhase(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """A rolling change of a job's specification from `old` to the job's own."""
+    """A rolling change of a job's specification from `old` to the job's own; rolling back, the other way.
+
+    `began` holds when each instance in progress was changed, by its number.
+    """
 
     old: JobSpec
     phase: UpdatePhase
+    began: tuple[tuple[int, int], ...] = ()
     batch_size: int = 1
     health_deadline_ms: int = 300_000
     rollback_on_failure: bool = True
@@ -199,11 +203,12 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Groups the instances that came with one job id; `spec` is the newest specification."""
+    """Groups the instances that came with one job id; `spec` is the newest specification, `owner` who made it first."""
 
     id: str
     spec: JobSpec
     created_at_ms: int
+    owner: str = "operator"
     update: Update | None = None
     version: int = 0
     events: tuple[Event, ...] = ()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from manager.core import Core
 from manager.domain.effects import Effect
-from manager.domain.model import Node
+from manager.domain.model import InstanceState, Node
 from manager.mqtt.bridge import Bridge
 from manager.mqtt.workers import command_message
 
@@ -15,13 +16,20 @@ EXPIRY_S: Final = 60
 class MqttCommander:
     """Sends commands over the bridge."""
 
-    def __init__(self, bridge: Bridge, cluster_id: str) -> None:
+    def __init__(self, bridge: Bridge, core: Core) -> None:
         self._bridge = bridge
-        self._cluster_id = cluster_id
+        self._core = core
 
     def send(self, node: Node, effect: Effect) -> bool:
         """True once it is in the client's hands; False while there is no session."""
         if not self._bridge.is_connected:
             return False
-        channel, payload = command_message(node, effect, self._cluster_id)
+        runs_job = effect.is_replica and self._runs_job(node.id, effect)
+        channel, payload = command_message(node, effect, self._core.cluster_id, runs_job=runs_job)
         return self._bridge.publish(node.topic_id, channel, payload, expiry_s=EXPIRY_S)
+
+    def _runs_job(self, node_id: str, effect: Effect) -> bool:
+        state = self._core.state
+        others = (key for key in state.on_node[node_id] if key.job_id == effect.key.job_id and key != effect.key)
+        placements = (item for key in others for _, item in state.instances[key].placements())
+        return any(item.node_id == node_id and item.state is InstanceState.RUNNING for item in placements)

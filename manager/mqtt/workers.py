@@ -50,17 +50,21 @@ def observed(node: Node, report: StateReport | ResourceEntry) -> Observed:
     )
 
 
-def command_message(node: Node, effect: Effect, cluster_id: str) -> tuple[Channel, bytes]:
-    """The channel and payload that tell a node to carry out an effect, in its dialect."""
+def command_message(node: Node, effect: Effect, cluster_id: str, *, runs_job: bool) -> tuple[Channel, bytes]:
+    """The channel and payload that tell a node to carry out an effect, in its dialect.
+
+    A further instance of a job that the node already runs (`runs_job`) is a `replicate` of it.
+    """
     if node.registration.dialect.is_engine:
         return _engine_message(effect)
     command = Command(
-        command=effect.verb.value,
+        command="replicate" if effect.is_replica and runs_job and effect.verb is Verb.DEPLOY else effect.verb.value,
         job_id=effect.key.job_id,
         number=effect.key.number,
         generation=effect.generation,
         spec=effect.spec,
         cluster=cluster_id,
+        worker=effect.target_id,
     )
     return Channel.CONTROLS, write_command(command)
 

@@ -8,29 +8,29 @@ from typing import Any, Final, TypeAlias
 import grpc
 
 from cluster.convert import spec_from_proto
-from cluster.documents import JOB_ID, NAME
-from cluster.errors import ClusterError, ConflictError, InvalidInputError, NotFoundError
-from cluster.jobs import TECHNOLOGIES, JobSpec
+from cluster.errors import ClusterError, InvalidInputError, NotFoundError
 from cluster.nodes import parse_registration
 from cluster.v1 import manager_pb2, manager_pb2_grpc
 from cluster.v1 import manager_pb2 as pb
 from manager import worker_client
 from manager.core import Core, now_ms
-from manager.domain.model import Instance, InstanceKey, NodeState
+from manager.domain.model import Instance
 from manager.explain import summary
+from manager.jobs import Jobs
+from manager.moves import Mover
 from manager.nodes import Nodes
 from manager.planner import Planner
+from manager.rpc.checks import check_batch, checked_key, checked_spec, spec_at
 from manager.rpc.convert import registration_from_proto
-from manager.rpc.reading import Reader, event_message
+from manager.rpc.operations import OperationsServicer
+from manager.rpc.reading import event_message
 from manager.rpc.watch import watch_nodes
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-MAX_BATCH: Final = 10_000
-MAX_NUMBER: Final = 2**31 - 1
 LOG_PIECE_BYTES: Final = 64 * 1024
 
 
-class ManagerServicer(manager_pb2_grpc.ManagerServiceServicer):
+class ManagerServicer(OperationsServicer):
     """The gRPC face of the core."""
 
     def __init__(
@@ -38,15 +38,14 @@ class ManagerServicer(manager_pb2_grpc.ManagerServiceServicer):
         core: Core,
         nodes: Nodes,
         planner: Planner,
+        jobs: Jobs,
         cluster_name: str,
         parts: Callable[[], list[pb.PartStatus]],
     ) -> None:
-        self._core = core
-        self._nodes = nodes
+        super().__init__(core, nodes, Mover(core, planner), jobs)
         self._planner = planner
         self._cluster_name = cluster_name
         self._parts = parts
-        self._reader = Reader(core)
 
     # Nodes
 
@@ -79,34 +78,15 @@ class ManagerServicer(manager_pb2_grpc.ManagerServiceServicer):
         async for response in watch_nodes(self._core, self._reader):
             yield response
 
-    async def CordonNode(self, request: pb.CordonNodeRequest, context: Context) -> pb.CordonNodeResponse:
-        """Stop or allow new placements on a node."""
-        self._core.require_store()
-        known = self._core.state.get_node(request.node)
-        node = self._core.state.set_cordoned(known.id, request.is_cordoned, "operator", now_ms())
-        await self._core.saved()
-        if not request.is_cordoned:
-            self._core.retry_pending()
-        return pb.CordonNodeResponse(node=self._reader.node(node))
-
-    async def RemoveNode(self, request: pb.RemoveNodeRequest, context: Context) -> pb.RemoveNodeResponse:
-        """Forget a node."""
-        self._core.require_store()
-        node = self._core.state.get_node(request.node)
-        is_alive = node.state in (NodeState.READY, NodeState.SUSPECT)
-        if is_alive and not request.is_forced:
-            raise ConflictError(f"node {node.name} is {node.state}: stop its worker first, or use force", field="node")
-        self._nodes.remove(node, is_forced=request.is_forced)
-        await self._core.saved()
-        return pb.RemoveNodeResponse()
-
     # Instances
 
     async def DeployInstances(self, request: pb.DeployInstancesRequest, context: Context) -> pb.DeployInstancesResponse:
         """Save that instances should run, all or none."""
-        _check_batch(request.deployments, "deployments")
-        specs = [_checked_spec(spec_from_proto(spec), position) for position, spec in enumerate(request.specs)]
-        wanted = [(_checked_key(item.key, minimum=0), _spec_at(specs, item.spec_index)) for item in request.deployments]
+        check_batch(request.deployments, "deployments")
+        specs = [
+            checked_spec(spec_from_proto(spec), f"specs.{position}") for position, spec in enumerate(request.specs)
+        ]
+        wanted = [(checked_key(item.key, minimum=0), spec_at(specs, item.spec_index)) for item in request.deployments]
         self._core.require_store()
         instances = self._core.state.deploy(wanted, request.actor or "operator", now_ms())
         await self._core.saved()
@@ -114,8 +94,8 @@ class ManagerServicer(manager_pb2_grpc.ManagerServiceServicer):
 
     async def DeleteInstances(self, request: pb.DeleteInstancesRequest, context: Context) -> pb.DeleteInstancesResponse:
         """Save that instances should not run."""
-        _check_batch(request.keys, "keys")
-        keys = [_checked_key(key, minimum=-1) for key in request.keys]
+        check_batch(request.keys, "keys")
+        keys = [checked_key(key, minimum=-1) for key in request.keys]
         self._core.require_store()
         instances = self._core.state.delete(keys, request.actor or "operator", now_ms())
         await self._core.saved()
@@ -199,43 +179,6 @@ class ManagerServicer(manager_pb2_grpc.ManagerServiceServicer):
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         """How the cluster stands."""
         return self._reader.status(self._parts(), self._cluster_name)
-
-
-def _check_batch(items: Any, field: str) -> None:
-    if len(items) > MAX_BATCH:
-        raise InvalidInputError(f"{len(items)} {field}; at most {MAX_BATCH} in one call", field=field)
-
-
-def _checked_key(key: Any, *, minimum: int) -> InstanceKey:
-    if not JOB_ID.match(key.job_id):
-        raise InvalidInputError(
-            "a job id has letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128",
-            field="job_id",
-        )
-    if not minimum <= key.number <= MAX_NUMBER:
-        raise InvalidInputError(f"an instance number is {minimum} to {MAX_NUMBER}", field="instance_number")
-    return InstanceKey(key.job_id, key.number)
-
-
-def _checked_spec(spec: JobSpec, position: int) -> JobSpec:
-    field = f"specs.{position}"
-    if not NAME.match(spec.name):
-        raise InvalidInputError("a job name has letters, digits, '.', '_' and '-', at most 253", field=f"{field}.name")
-    if not spec.image:
-        raise InvalidInputError("a job needs an image", field=f"{field}.image")
-    if spec.technology not in TECHNOLOGIES:
-        raise InvalidInputError(
-            f"unknown technology {spec.technology!r}; use one of {', '.join(TECHNOLOGIES)}", field=f"{field}.technology"
-        )
-    if any(amount < 0 for amount in vars(spec.demand).values() if amount is not None):
-        raise InvalidInputError("amounts must not be negative", field=f"{field}.demand")
-    return spec
-
-
-def _spec_at(specs: list[JobSpec], position: int) -> JobSpec:
-    if not 0 <= position < len(specs):
-        raise InvalidInputError(f"spec_index {position} names none of {len(specs)} specs", field="spec_index")
-    return specs[position]
 
 
 def add(servicer: ManagerServicer) -> Callable[[grpc.aio.Server], None]:

@@ -1,0 +1,91 @@
+"""A rolling change of a job's specification, batch by batch behind a health gate. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cluster.jobs import JobSpec
+from manager.domain.model import MAX_EVENTS, Event, Instance, InstanceState, Job, Update, UpdatePhase
+
+MOVING = (UpdatePhase.ROLLING, UpdatePhase.ROLLING_BACK)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """The job after one look, and the instances that now get `spec`."""
+
+    job: Job
+    spec: JobSpec | None = None
+    numbers: tuple[int, ...] = ()
+
+
+def begin(job: Job, spec: JobSpec, update: Update, actor: str, now_ms: int) -> Job:
+    """The job with its new specification and an update under way."""
+    started = replace(job, spec=spec, update=update)
+    return _noted(started, actor, "update_started", f"{spec.image}, {update.batch_size} at a time", now_ms)
+
+
+def step(job: Job, instances: Sequence[Instance], now_ms: int) -> Step:
+    """What to do next: change further instances, finish, fail or roll back."""
+    update = job.update
+    if update is None or update.phase not in MOVING:
+        return Step(job=job)
+    target = target_of(job, update)
+    desired = [item for item in instances if item.is_desired]
+    waiting = [item for item in desired if item.spec != target]
+    unhealthy = [item for item in desired if item.spec == target and item.state is not InstanceState.RUNNING]
+    began = {number: at_ms for number, at_ms in update.began if number in {item.key.number for item in unhealthy}}
+    late = [item for item in unhealthy if _is_bad(item, began.get(item.key.number, now_ms), update, now_ms)]
+    if late and update.phase is UpdatePhase.ROLLING:
+        return Step(job=_failed(job, update, late[0], now_ms))
+    if not waiting and not unhealthy:
+        return Step(job=_finished(job, update, target, now_ms))
+    room = update.batch_size - len(unhealthy)
+    chosen = sorted(item.key.number for item in waiting)[: max(room, 0)]
+    began.update(dict.fromkeys(chosen, now_ms))
+    detail = f"{len(desired) - len(waiting) - len(unhealthy)} of {len(desired)} are changed and healthy"
+    next_update = replace(update, began=tuple(sorted(began.items())), detail=detail)
+    return Step(
+        job=job if next_update == update else replace(job, update=next_update), spec=target, numbers=tuple(chosen)
+    )
+
+
+def target_of(job: Job, update: Update) -> JobSpec:
+    """The specification that the instances are being brought to."""
+    return update.old if update.phase is UpdatePhase.ROLLING_BACK else job.spec
+
+
+def _is_bad(instance: Instance, began_ms: int, update: Update, now_ms: int) -> bool:
+    has_failed = instance.state is InstanceState.FAILED
+    return has_failed or now_ms - began_ms > update.health_deadline_ms
+
+
+def _failed(job: Job, update: Update, instance: Instance, now_ms: int) -> Job:
+    cause = f"instance {instance.key.number} did not become healthy: {instance.state}, {instance.detail}"
+    phase = UpdatePhase.ROLLING_BACK if update.rollback_on_failure else UpdatePhase.FAILED
+    failed = replace(job, update=replace(update, phase=phase, began=(), detail=cause))
+    kind = "update_rolling_back" if update.rollback_on_failure else "update_failed"
+    return _noted(failed, "manager", kind, cause, now_ms)
+
+
+def _finished(job: Job, update: Update, target: JobSpec, now_ms: int) -> Job:
+    if update.phase is UpdatePhase.ROLLING:
+        return _noted(replace(job, update=None), "manager", "updated", "every instance is changed and healthy", now_ms)
+    detail = f"rolled back: {update.detail}"
+    ended = replace(update, phase=UpdatePhase.FAILED, old=job.spec, began=(), detail=detail)
+    return _noted(replace(job, spec=target, update=ended), "manager", "rolled_back", detail, now_ms)
+
+
+def _noted(job: Job, actor: str, kind: str, cause: str, now_ms: int) -> Job:
+    state = job.update.phase.value if job.update else ""
+    event = Event(at_ms=now_ms, actor=actor, kind=kind, state=state, cause=cause)
+    return replace(job, events=(*job.events, event)[-MAX_EVENTS:])
+
+
+def controlled(job: Job, phase: UpdatePhase, actor: str, now_ms: int) -> Job:
+    """The job with its update paused, resumed or rolled back by hand."""
+    if job.update is None or job.update.phase is phase:
+        return job
+    changed = replace(job, update=replace(job.update, phase=phase, began=()))
+    return _noted(changed, actor, f"update_{phase.value}", f"{actor} asked for it", now_ms)

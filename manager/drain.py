@@ -1,0 +1,90 @@
+"""Emptying a node: cordon it, move what runs there within a budget, wait, and tell how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final
+
+from cluster.errors import ClusterError
+from manager.core import Core, now_ms
+from manager.domain.model import InstanceKey, Node
+from manager.moves import Mover
+
+LOOK_PERIOD_S: Final = 0.25
+RETRY_PERIOD_S: Final = 2.0
+TELL_PERIOD_S: Final = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a drain is; `detail` says in words what happens or what stands in the way."""
+
+    total: int
+    moved: int
+    detail: str
+    is_done: bool = False
+
+
+class Drain:
+    """One drain of one node. Ending it half-way leaves the node cordoned and its moves under way."""
+
+    def __init__(self, core: Core, mover: Mover, node: Node, max_parallel: int, deadline_s: float) -> None:
+        self._core = core
+        self._mover = mover
+        self._node = node
+        self._max_parallel = max_parallel
+        self._deadline_s = deadline_s
+        self._obstacles: dict[InstanceKey, str] = {}
+        self._next_try_s: dict[InstanceKey, float] = {}
+
+    async def run(self) -> AsyncIterator[Progress]:
+        """Progress whenever it changed, and every two seconds; the last one `is_done`."""
+        state = self._core.state
+        state.set_cordoned(self._node.id, True, "operator", now_ms())
+        await self._core.saved()
+        total = len(state.on_node[self._node.id])
+        end_s = time.monotonic() + self._deadline_s
+        told, told_s = None, 0.0
+        while True:
+            left = tuple(state.on_node[self._node.id])
+            now_s = time.monotonic()
+            if not left or now_s > end_s:
+                yield self._last(total, left)
+                return
+            await self._start_moves(left, now_s)
+            progress = Progress(total=total, moved=total - len(left), detail=self._detail(left))
+            if progress != told or now_s - told_s > TELL_PERIOD_S:
+                told, told_s = progress, now_s
+                yield progress
+            await asyncio.sleep(LOOK_PERIOD_S)
+
+    async def _start_moves(self, left: tuple[InstanceKey, ...], now_s: float) -> None:
+        instances = [self._core.state.instances[key] for key in left]
+        under_way = sum(1 for item in instances if item.successor or item.node_id != self._node.id)
+        for instance in instances:
+            is_waiting = instance.successor or instance.node_id != self._node.id or not instance.is_desired
+            if is_waiting or self._next_try_s.get(instance.key, 0.0) > now_s or under_way >= self._max_parallel:
+                continue
+            under_way += 1
+            self._next_try_s[instance.key] = now_s + RETRY_PERIOD_S
+            try:
+                await self._mover.move(instance, "", "operator")
+                self._obstacles.pop(instance.key, None)
+            except ClusterError as error:
+                self._obstacles[instance.key] = error.detail
+                under_way -= 1
+
+    def _detail(self, left: tuple[InstanceKey, ...]) -> str:
+        obstacles = [text for key, text in self._obstacles.items() if key in left]
+        if obstacles:
+            return f"{len(left)} left; {len(obstacles)} cannot move now: {obstacles[0]}"
+        return f"{len(left)} left"
+
+    def _last(self, total: int, left: tuple[InstanceKey, ...]) -> Progress:
+        if not left:
+            return Progress(total=total, moved=total, detail="the node is empty and cordoned", is_done=True)
+        detail = f"the deadline passed; {self._detail(left)}; the node stays cordoned"
+        return Progress(total=total, moved=total - len(left), detail=detail, is_done=True)

@@ -1,0 +1,91 @@
+"""Jobs as a whole: the number of their instances, and rolling changes of their specification."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cluster.errors import ConflictError, InvalidInputError, NotFoundError
+from cluster.jobs import JobSpec
+from manager.core import Core, now_ms
+from manager.domain.model import Instance, InstanceKey, Job, Update, UpdatePhase
+from manager.domain.replicas import scale
+from manager.domain.rolling import begin, controlled, step
+
+MAX_INSTANCES = 10_000
+
+
+class Jobs:
+    """Changes jobs; the caller waits for the core's commit."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def get(self, job_id: str) -> Job:
+        """The job. Raises NotFoundError."""
+        job = self._core.state.jobs.get(job_id)
+        if job is None:
+            raise NotFoundError(f"there is no job {job_id!r}", field="job")
+        return job
+
+    def instances(self, job_id: str) -> list[Instance]:
+        """Its instances by number."""
+        state = self._core.state
+        return [state.instances[InstanceKey(job_id, number)] for number in sorted(state.of_job.get(job_id, {}))]
+
+    def replicate(self, job_id: str, wanted: int, actor: str) -> list[Instance]:
+        """Make it `wanted` instances; answers those that should run. Raises NotFoundError or InvalidInputError."""
+        if not 0 <= wanted <= MAX_INSTANCES:
+            raise InvalidInputError(f"a job has 0 to {MAX_INSTANCES} instances", field="int_replicas")
+        job = self.get(job_id)
+        scaling = scale(job, self.instances(job_id), wanted)
+        at_ms = now_ms()
+        state = self._core.state
+        for number in scaling.added:
+            key = InstanceKey(job_id, number)
+            [instance] = state.deploy([(key, job.spec)], actor, at_ms)
+            if not instance.is_replica:
+                state.put(replace(instance, is_replica=True))
+        state.delete([InstanceKey(job_id, number) for number in scaling.deleted], actor, at_ms)
+        return [item for item in self.instances(job_id) if item.is_desired]
+
+    def update(self, job_id: str, spec: JobSpec, update: Update, actor: str) -> Job:
+        """Begin a rolling change to `spec`; the same one again is a no-op. Raises NotFoundError or ConflictError."""
+        job = self.get(job_id)
+        if job.spec.one_shot or spec.one_shot:
+            raise ConflictError("one-shot jobs are not updated: deploy a new one", field="spec")
+        if spec.name != job.spec.name:
+            raise ConflictError(f"the name of a job cannot change (it is {job.spec.name!r})", field="spec.name")
+        if spec == job.spec:
+            return job
+        old = job.spec if job.update is None or job.update.phase is UpdatePhase.FAILED else job.update.old
+        started = begin(job, spec, replace(update, old=old), actor, now_ms())
+        self._core.state.put_job(started)
+        return self.advance(job_id)
+
+    def control(self, job_id: str, phase: UpdatePhase, actor: str) -> Job:
+        """Pause, resume or roll back an update. Raises NotFoundError or ConflictError."""
+        job = self.get(job_id)
+        if job.update is None or job.update.phase is UpdatePhase.FAILED:
+            raise ConflictError(f"job {job_id} has no update under way", field="job")
+        changed = controlled(job, phase, actor, now_ms())
+        if changed is not job:
+            self._core.state.put_job(changed)
+        return self.advance(job_id)
+
+    def advance(self, job_id: str) -> Job:
+        """Take the next step of an update under way."""
+        job = self._core.state.jobs[job_id]
+        at_ms = now_ms()
+        taken = step(job, self.instances(job_id), at_ms)
+        if taken.job is not job:
+            self._core.state.put_job(taken.job)
+        if taken.spec is not None:
+            for number in taken.numbers:
+                self._core.state.redeploy(InstanceKey(job_id, number), taken.spec, at_ms)
+        return self._core.state.jobs[job_id]
+
+    def advance_all(self) -> None:
+        """Take the next step of every update under way."""
+        for job in tuple(self._core.state.jobs.values()):
+            if job.update is not None:
+                self.advance(job.id)

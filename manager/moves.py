@@ -1,0 +1,146 @@
+"""Moving instances: make before break, whoever asks (an operator, the root, a drain)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.errors import ConflictError, InvalidInputError, NotFoundError
+from cluster.jobs import RestartPolicy
+from cluster.nodes import Dialect
+from manager.core import Core, now_ms
+from manager.domain.effects import Effect, Verb
+from manager.domain.events import MovePlanned
+from manager.domain.model import Instance, InstanceKey, InstanceState, Node
+from manager.planner import Planner, Request
+
+
+class Mover:
+    """Plans a successor, re-checks it and saves it; the life cycle does the rest."""
+
+    def __init__(self, core: Core, planner: Planner) -> None:
+        self._core = core
+        self._planner = planner
+
+    def find(self, job_id: str, number: int | None, source: str) -> Instance:
+        """The instance that is meant. Raises NotFoundError, or InvalidInputError where several are."""
+        state = self._core.state
+        numbers = state.of_job.get(job_id)
+        if not numbers:
+            raise NotFoundError(f"there is no job {job_id!r}", field="job")
+        source_id = state.get_node(source, "node_from").id if source else ""
+        found = [state.instances[InstanceKey(job_id, item)] for item in numbers if number in (None, item)]
+        if not found:
+            raise NotFoundError(f"there is no instance {job_id}/{number}", field="instance_number")
+        here = [item for item in found if item.is_desired and source_id in ("", item.node_id)]
+        if not here:
+            raise ConflictError(f"no instance of job {job_id} is on node {source!r}", field="node_from")
+        if len(here) > 1:
+            given = ", ".join(str(item.key.number) for item in here)
+            raise InvalidInputError(f"several instances are meant: give one of {given}", field="instance_number")
+        return here[0]
+
+    def already_moved(self, job_id: str, number: int | None, source: str, target: str) -> Instance | None:
+        """The instance that a repeated call has moved before: it is, or is going to be, on the target."""
+        state = self._core.state
+        target_node, source_node = state.find_node(target), state.find_node(source)
+        if target_node is None or source_node is target_node:
+            return None
+        for item in state.of_job.get(job_id, {}):
+            instance = state.instances[InstanceKey(job_id, item)]
+            going_to = (instance.successor or instance.current) if number in (None, item) else None
+            left = source_node is None or instance.node_id != source_node.id or instance.successor
+            if going_to and left and going_to.node_id == target_node.id:
+                return instance
+        return None
+
+    async def move(self, instance: Instance, target: str, actor: str, *, excluded: Sequence[str] = ()) -> Instance:
+        """Reserve the target and start the successor, durably. Raises ClusterError that says what stands in the way."""
+        core = self._core
+        core.require_store()
+        self._check_movable(instance)
+        target_id = core.state.get_node(target, "node_to").id if target else ""
+        node_id = await self._plan(instance, target_id, tuple(excluded))
+        moved = self._start(instance.key, node_id, actor)
+        await core.saved()
+        self._advise_source(moved)
+        return core.state.instances.get(instance.key, moved)
+
+    def _check_movable(self, instance: Instance) -> None:
+        if instance.state is not InstanceState.RUNNING or instance.current is None:
+            raise ConflictError(f"{instance.key} is {instance.state}: only a RUNNING instance is moved", field="job")
+        if instance.successor:
+            raise ConflictError(f"{instance.key} is being moved to {instance.successor.node_id}", field="job")
+        if instance.spec.one_shot or instance.spec.restart_policy is RestartPolicy.NEVER:
+            raise ConflictError(f"{instance.key} runs once: a move would run it twice", field="job")
+        source = self._core.state.nodes[instance.node_id]
+        self._check_reports(source, "node_from")
+
+    def _check_reports(self, node: Node, field: str) -> None:
+        if node.registration.dialect is Dialect.SEED and not node.has_reported:
+            raise ConflictError(
+                f"node {node.name} never reported a state: a move could not be seen to work", field=field
+            )
+
+    async def _plan(self, instance: Instance, target_id: str, excluded: tuple[str, ...]) -> str:
+        core = self._core
+        if target_id == instance.node_id:
+            raise ConflictError(f"{instance.key} is on that node already", field="node_to")
+        if target_id:
+            self._check_reports(core.state.nodes[target_id], "node_to")
+        core.plan_sequence += 1
+        request = Request(
+            key=instance.key,
+            spec=instance.spec,
+            excluded_node_ids=(instance.node_id, *excluded, *self._silent_nodes()),
+            target_node_id=target_id,
+        )
+        peers = {instance.key.job_id: core.state.peers(instance.key.job_id)}
+        [result] = await self._planner.plan([request], peers, core.plan_sequence)
+        if not result.node_id:
+            reasons = "; ".join(f"{item.reason}: {item.detail or item.node_count}" for item in result.refusals)
+            raise ConflictError(
+                f"no node can take {instance.key}: {reasons or 'there is no other node'}", field="node_to"
+            )
+        return result.node_id
+
+    def _silent_nodes(self) -> list[str]:
+        nodes = self._core.state.nodes.values()
+        return [node.id for node in nodes if node.registration.dialect is Dialect.SEED and not node.has_reported]
+
+    def _start(self, key: InstanceKey, node_id: str, actor: str) -> Instance:
+        """Re-check on the present state and reserve."""
+        core = self._core
+        core.touch_views([node_id])
+        instance = core.state.instances.get(key)
+        if instance is None or not instance.is_desired:
+            raise ConflictError(f"{key} was deleted meanwhile", field="job")
+        self._check_movable(instance)
+        reason = core.state.unfit_reason(node_id, instance.spec)
+        if reason:
+            raise ConflictError(f"the target was taken meanwhile: {reason}; move it again", field="node_to")
+        event = MovePlanned(
+            actor=actor,
+            node_id=node_id,
+            generation=max(instance.generation + 1, now_ms()),
+            deadline_ms=core.state.first_deadline_ms(node_id, now_ms()),
+        )
+        return core.state.apply(key, event, now_ms())
+
+    def _advise_source(self, instance: Instance) -> None:
+        """The source may prepare the hand-over; nothing depends on it."""
+        current, successor = instance.current, instance.successor
+        if current is None or successor is None:
+            return
+        source = self._core.state.nodes.get(current.node_id)
+        if source is None or source.registration.dialect.is_engine:
+            return
+        self._core.dispatcher.send_once(
+            Effect(
+                verb=Verb.MOVE,
+                key=instance.key,
+                node_id=current.node_id,
+                generation=current.generation,
+                spec=current.spec,
+                target_id=successor.node_id,
+            )
+        )
