@@ -341,7 +341,7 @@ class ClusterState:
         return ""
 
     def _released(self, instance: Instance, node_id: str) -> Resources:
-        """What the instance itself holds there and gives back: the worker stops an older copy before it starts another."""
+        """What the instance itself gives back there: a worker stops an older copy before it starts another."""
         node = self.nodes.get(node_id)
         if node is None or node.registration.dialect is not Dialect.WORKER:
             return NOTHING
