@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +12,7 @@ from starlette.exceptions import HTTPException
 from cluster.errors import ClusterError
 from cluster.process import version
 from gateway import openapi
+from gateway.deploys import CALLS_AT_ONCE, Deploys
 from gateway.peers import Peers
 from gateway.problems import BodyTimeoutError, on_body_timeout, on_cluster_error, on_http_exception
 from gateway.routes import ROUTERS
@@ -19,15 +21,20 @@ from gateway.tracing import RequestTracing
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; `state.peers` exists while it serves."""
+    """The application; `state.peers` and `state.deploys` exist while it serves."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.peers = Peers(settings)
+        peers = app.state.peers = Peers(settings)
+        deploys = app.state.deploys = Deploys(peers, settings.call_timeout_s)
         try:
-            yield
+            async with asyncio.TaskGroup() as tasks:
+                senders = [tasks.create_task(deploys.run(), name=f"deploys {n}") for n in range(CALLS_AT_ONCE)]
+                yield
+                for sender in senders:
+                    sender.cancel()
         finally:
-            await app.state.peers.close()
+            await peers.close()
 
     app = FastAPI(
         title="Cluster orchestrator",

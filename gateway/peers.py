@@ -22,6 +22,7 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 DETAILS_KEY: Final = "grpc-status-details-bin"
 _RETRY_S: Final = 0.05
+_LAST_CALL_S: Final = 2.0
 _AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
@@ -36,21 +37,28 @@ class Peer:
         self._is_away = False
 
     async def call(
-        self, method: grpc.aio.UnaryUnaryMultiCallable[Request, Response], request: Request, wait_s: float
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        wait_s: float,
+        timeout_s: float | None = None,
     ) -> Response:
         """Call, and while the peer cannot be reached wait up to `wait_s` seconds for it; only for what may be repeated.
 
-        Raises the ClusterError that the peer raised, UnavailableError or DeadlineError.
+        `timeout_s` bounds the call in place of the setting. Raises the ClusterError that the peer raised,
+        UnavailableError or DeadlineError.
         """
-        give_up_at = time.monotonic() + wait_s
+        began = time.monotonic()
+        bound_s = left_s = timeout_s or self._call_timeout_s
         while True:
             try:
-                response = await method(request, timeout=self._call_timeout_s)
+                response = await method(request, timeout=left_s)
             except grpc.aio.AioRpcError as error:
-                left_s = give_up_at - time.monotonic()
-                if not _is_away(error) or left_s <= 0:
-                    self._fail(error)
-                await self._until_reachable(left_s)
+                waited_s = time.monotonic() - began
+                if not _is_away(error) or waited_s >= wait_s:
+                    self._fail(error, bound_s)
+                await self._until_reachable(wait_s - waited_s)
+                left_s = max(bound_s - (time.monotonic() - began), min(bound_s, _LAST_CALL_S))
             else:
                 self._note(is_away=False)
                 return response
@@ -61,7 +69,7 @@ class Peer:
             async for message in call:
                 yield message
         except grpc.aio.AioRpcError as error:
-            self._fail(error)
+            self._fail(error, self._call_timeout_s)
         finally:
             call.cancel()
 
@@ -77,7 +85,7 @@ class Peer:
         except TimeoutError:
             return
 
-    def _fail(self, error: grpc.aio.AioRpcError) -> NoReturn:
+    def _fail(self, error: grpc.aio.AioRpcError, bound_s: float) -> NoReturn:
         if _is_away(error):
             self._note(is_away=True)
             raise UnavailableError(
@@ -86,9 +94,7 @@ class Peer:
         if error.code() is grpc.StatusCode.UNIMPLEMENTED:
             raise UnavailableError(f"the {self._name} at {self._address} does not know this call: update it") from None
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and not _is_told(error):
-            raise DeadlineError(
-                f"the {self._name} did not answer within {self._call_timeout_s:g} s; repeat the request"
-            ) from None
+            raise DeadlineError(f"the {self._name} did not answer within {bound_s:g} s; repeat the request") from None
         raise from_rpc_error(error) from None
 
     def _note(self, *, is_away: bool) -> None:

@@ -1,4 +1,4 @@
-"""HTTP that cannot even be parsed is answered with a problem as well."""
+"""HTTP that cannot even be parsed is answered with a problem as well, and heads of requests are bounded."""
 
 from __future__ import annotations
 
@@ -8,20 +8,55 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.problems import MEDIA_TYPE, problem_body
 
-_BODY: Final = problem_body(
-    400, "malformed_request", "Bad Request", "this is not HTTP/1.1; the request line or a header is malformed"
+MAX_HEAD_BYTES: Final = 512 * 1024
+
+
+def _answer(status: int, title: str, reason: str, detail: str) -> bytes:
+    body = problem_body(status, reason, title, detail)
+    head = (
+        f"HTTP/1.1 {status} {title}\r\nconnection: close\r\n"
+        f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+_MALFORMED: Final = _answer(
+    400, "Bad Request", "malformed_request", "this is not HTTP/1.1; the request line or a header is malformed"
 )
-_ANSWER: Final = (
-    b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n"
-    + f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(_BODY)}\r\n\r\n".encode()
-    + _BODY
+_TOO_LONG: Final = _answer(
+    431, "Request Header Fields Too Large", "too_large", f"request line and headers exceed {MAX_HEAD_BYTES} bytes"
 )
 
 
 class ProblemProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with our own answer to malformed requests."""
+    """uvicorn's HTTP protocol with our own answers to malformed and to endless heads."""
+
+    _is_in_head = True
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and give up on a head that does not end."""
+        super().data_received(data)
+        if self._is_in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self._refuse(_TOO_LONG)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._is_in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Its head has ended."""
+        self._is_in_head = False
+        super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer and close; `msg` is uvicorn's own text."""
-        self.transport.write(_ANSWER)
+        self._refuse(_MALFORMED)
+
+    def _refuse(self, answer: bytes) -> None:
+        self.transport.write(answer)
         self.transport.close()

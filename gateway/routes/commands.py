@@ -11,6 +11,7 @@ from cluster.documents import parse_job, parse_job_id
 from cluster.v1 import instance_pb2, manager_pb2
 from gateway import openapi, schemas
 from gateway.answers import ok
+from gateway.deploys import Deploys
 from gateway.inputs import parse_instance_number, read_json
 from gateway.peers import Peers
 from gateway.tracing import request_id
@@ -27,16 +28,8 @@ async def deploy(job_id: str, instance_number: str, request: Request) -> Respons
     """Save that an instance should run; the path names it, whatever id the body has. May be repeated."""
     key = instance_pb2.InstanceKey(job_id=parse_job_id(job_id), number=parse_instance_number(instance_number))
     spec = parse_job(await read_json(request))
-    peers: Peers = request.app.state.peers
-    await peers.command(
-        peers.manager_stub.DeployInstances,
-        manager_pb2.DeployInstancesRequest(
-            request_id=request_id(request),
-            actor=ACTOR,
-            specs=[spec_to_proto(spec)],
-            deployments=[manager_pb2.InstanceDeployment(key=key, spec_index=0)],
-        ),
-    )
+    deploys: Deploys = request.app.state.deploys
+    await deploys.deploy(request_id(request), ACTOR, key, spec_to_proto(spec))
     return ok()
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from cluster.errors import UnavailableError
+from cluster.errors import DeadlineError, UnavailableError
 from cluster.v1 import manager_pb2
 from gateway import openapi, schemas
 from gateway.answers import JsonResponse, ok
@@ -16,6 +16,7 @@ from gateway.convert import status_json
 from gateway.peers import Peers
 from gateway.problems import problem
 
+STATUS_TIMEOUT_S: Final = 3.0  # roots wait 5 s
 NEEDED: Final = ("store", "broker", "scheduler")
 router = APIRouter(tags=["status"], responses=openapi.PROBLEMS)
 
@@ -24,7 +25,12 @@ router = APIRouter(tags=["status"], responses=openapi.PROBLEMS)
 async def status(request: Request) -> Response:
     """200 only while store, broker session and scheduler view are ready; else 503 with what is missing."""
     peers: Peers = request.app.state.peers
-    answer = await peers.manager.call(peers.manager_stub.GetStatus, manager_pb2.GetStatusRequest(), wait_s=0.0)
+    try:
+        answer = await peers.manager.call(
+            peers.manager_stub.GetStatus, manager_pb2.GetStatusRequest(), wait_s=0.0, timeout_s=STATUS_TIMEOUT_S
+        )
+    except DeadlineError as late:
+        raise UnavailableError(late.detail, field="manager") from None
     parts = {part.name: part for part in answer.parts}
     missing = {
         name: parts[name].detail if name in parts else "the manager does not tell"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from contract.steps import AnyOf, Case, Kept, Matches, Step
+from contract.steps import Case, Kept, Matches, Step
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "roots"
 OK = {"status": "ok"}
@@ -273,7 +273,6 @@ ROUTING = (
     *(
         Case(f"{method} {path} is an unknown route", (Step(method=method, path=path, status=404),))
         for method, path in (
-            ("GET", "/"),
             ("GET", "/nowhere"),
             ("POST", "/api/service//0"),
             ("DELETE", "/api/service//-1"),
@@ -292,10 +291,6 @@ ROUTING = (
             ("DELETE", "/api/nodes"),
             ("POST", "/status"),
         )
-    ),
-    Case(
-        "a request id that is sent comes back",
-        (Step(method="GET", path="/healthz", headers={"x-request-id": "mine-1"}, answer=OK, exact=True),),
     ),
     Case("the description lists every route", (Step(method="GET", path="/openapi.json", answer={"paths": dict}),)),
     Case(
@@ -383,7 +378,7 @@ COMMANDS = (
             Step(
                 method="GET",
                 path="/api/instances?job_id=case-list&state=running",
-                answer={"instances": AnyOf(([], list)), "next_page_token": ""},
+                answer={"instances": list, "next_page_token": ""},
             ),
             Step(
                 method="GET",

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from cluster.convert import timestamp
-from cluster.errors import ClusterError, NotFoundError
+from cluster.errors import ClusterError, ConflictError, NotFoundError
 from cluster.rpc import serving
 from cluster.v1 import (
     event_pb2,
@@ -28,13 +28,17 @@ NOW = timestamp(1_767_225_600_123)
 
 
 class StandInManager(manager_pb2_grpc.ManagerServiceServicer):
-    """Accepts every command; `failures` maps a method to the error that it raises, `delays_s` to how long it takes."""
+    """Accepts every command, but no job of `refused_jobs`.
+
+    `failures` maps a method to the error that it raises, `delays_s` to how long it takes.
+    """
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
         self.failures: dict[str, ClusterError] = {}
         self.delays_s: dict[str, float] = {}
         self.unready_parts: set[str] = set()
+        self.refused_jobs: set[str] = set()
         self.nodes: dict[str, node_pb2.Node] = {}
         self.instances: dict[tuple[str, int], instance_pb2.Instance] = {}
         self.output = [b"hello\n", b"\xff\xfe\n"]
@@ -77,6 +81,9 @@ class StandInManager(manager_pb2_grpc.ManagerServiceServicer):
 
     async def DeployInstances(self, request: manager_pb2.DeployInstancesRequest, context: Any) -> Any:
         await self._record("DeployInstances", request)
+        refused = [d.key.job_id for d in request.deployments if d.key.job_id in self.refused_jobs]
+        if refused:
+            raise ConflictError(f"job {refused[0]} is refused", field="job_id")
         saved = []
         for deployment in request.deployments:
             spec = request.specs[deployment.spec_index]

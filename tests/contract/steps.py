@@ -27,13 +27,6 @@ class Kept:
     name: str
 
 
-@dataclass(frozen=True)
-class AnyOf:
-    """One of several values."""
-
-    values: tuple[Any, ...]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One request and what must come back.
@@ -114,8 +107,6 @@ def is_subset(expected: Any, actual: Any, kept: Mapping[str, Any]) -> bool:
             return isinstance(actual, str) and re.fullmatch(pattern, actual) is not None
         case Kept(name):
             return bool(actual == kept[name])
-        case AnyOf(values):
-            return any(is_subset(value, actual, kept) for value in values)
         case type():
             return type(actual) is expected
         case dict():

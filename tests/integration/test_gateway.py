@@ -39,6 +39,7 @@ def _running(parts: Rig) -> Rig:
     parts.manager.failures.clear()
     parts.manager.delays_s.clear()
     parts.manager.unready_parts.clear()
+    parts.manager.refused_jobs.clear()
     parts.scheduler.requests.clear()
     parts.scheduler.node_ids = ["a" * 24]
     return parts
@@ -48,17 +49,16 @@ def _post(running: Rig, path: str, body: object) -> httpx.Response:
     return running.client.post(path, json=body)
 
 
-def _raw(port: int, *pieces: bytes, pause_s: float = 0.0) -> bytes:
+def _raw(port: int, *pieces: bytes) -> bytes:
     """Send bytes as they stand and read until the gateway closes or 3 s are over."""
     with socket.create_connection(("127.0.0.1", port), timeout=3) as connection:
-        for piece in pieces:
-            connection.sendall(piece)
-            time.sleep(pause_s)
         received = b""
         try:
+            for piece in pieces:
+                connection.sendall(piece)
             while chunk := connection.recv(65536):
                 received += chunk
-        except (TimeoutError, ConnectionResetError):
+        except (TimeoutError, ConnectionError):
             pass
         return received
 
@@ -160,6 +160,29 @@ def test_a_slow_manager_is_a_timeout(running: Rig) -> None:
     check_form(response)
 
 
+def test_deploys_that_come_together_share_calls_and_keep_their_own_answers(running: Rig) -> None:
+    """Forty deploys at once take few calls; the one that is refused is refused alone, and all others are saved."""
+    running.manager.delays_s["DeployInstances"] = 0.1
+    running.manager.refused_jobs.add("together-13")
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(lambda number: _post(running, f"/api/service/together-{number}/0", JOB), range(40)))
+    statuses = [answer.status_code for answer in answers]
+    assert statuses == [200] * 13 + [409] + [200] * 26
+    assert answers[13].json()["detail"] == "job together-13 is refused"
+    saved = {job_id for job_id, _ in running.manager.instances}
+    assert {f"together-{number}" for number in range(40) if number != 13} <= saved
+    assert max(len(request.deployments) for request in running.manager.requests) > 1
+
+
+def test_one_instance_ordered_many_times_at_once_is_never_twice_in_a_call(running: Rig) -> None:
+    """The same job and instance ordered twenty times at once succeeds each time."""
+    running.manager.delays_s["DeployInstances"] = 0.05
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: _post(running, "/api/service/same/0", JOB).status_code, range(20)))
+    assert answers == [200] * 20
+    assert all(len(request.deployments) == 1 for request in running.manager.requests)
+
+
 def test_status_names_what_is_missing(running: Rig) -> None:
     """/status is 200 only while every part is ready; the root link is not one of them."""
     running.manager.unready_parts.add("root")
@@ -249,6 +272,14 @@ def test_malformed_http_is_a_problem(running: Rig, request_bytes: bytes) -> None
     assert answer.startswith(b"HTTP/1.1 400"), answer
     assert b"application/problem+json" in answer
     assert running.client.get("/healthz").status_code == 200
+
+
+def test_an_endless_head_is_refused(running: Rig) -> None:
+    """Headers that do not end are answered 431 instead of being collected."""
+    pieces = (b"GET / HTTP/1.1\r\n", *(f"x-{number}: {'x' * 8000}\r\n".encode() for number in range(100)))
+    answer = _raw(running.port, *pieces)
+    assert answer.startswith(b"HTTP/1.1 431"), answer
+    assert b"application/problem+json" in answer
 
 
 def test_a_body_shorter_than_announced_is_timed_out(running: Rig) -> None:
