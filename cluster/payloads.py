@@ -26,11 +26,15 @@ COMMANDS: Final = ("deploy", "delete", "move", "replicate")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Telemetry:
-    """What a node measured of itself; None where it did not say. Percentages are 0..100."""
+    """What a node measured of itself; None where it did not say. Percentages are 0..100.
+
+    `beat` marks when the node sent it, by its own clock; leases echo it.
+    """
 
     cpu_percent: float | None = None
     memory_percent: float | None = None
     memory_free_bytes: int | None = None
+    beat: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +122,7 @@ def parse_information(payload: bytes, dialect: Dialect) -> Telemetry:
         cpu_percent=_percent(cpu),
         memory_percent=_percent(memory),
         memory_free_bytes=None if free_mb is None else int(free_mb * MEBIBYTE),
+        beat=_optional_text(body, "beat"),
     )
 
 

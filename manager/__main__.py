@@ -21,6 +21,7 @@ from manager.metrics import serve_metrics
 from manager.mqtt.bridge import Bridge
 from manager.mqtt.commander import MqttCommander
 from manager.mqtt.intake import Intake
+from manager.mqtt.leases import acknowledge_leases
 from manager.nodes import Nodes
 from manager.planner import Planner
 from manager.ports import StoreError
@@ -117,6 +118,7 @@ async def _serve(settings: ManagerSettings, parts: Parts) -> None:
         tasks.create_task(parts.intake.run(), name="intake")
         tasks.create_task(parts.reconciler.plan_forever(), name="planning")
         tasks.create_task(parts.reconciler.tick_forever(), name="tick")
+        tasks.create_task(acknowledge_leases(parts.core, parts.bridge, settings.lease_s), name="leases")
         tasks.create_task(_keep_health(parts, healths), name="health")
         tasks.create_task(_keep_checking(parts.planner), name="planner-check")
         LOG.info("listening", address=address, store=settings.store_url.split("@")[-1])

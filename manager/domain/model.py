@@ -255,6 +255,7 @@ class NodeLive:
     cpu_percent: float | None = None
     memory_percent: float | None = None
     memory_free_bytes: int | None = None
+    beat: str = ""
     is_will_received: bool = False
     last_sequence: int = field(default=-1)
 

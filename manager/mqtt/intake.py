@@ -82,6 +82,7 @@ class Intake:
         live.cpu_percent = telemetry.cpu_percent
         live.memory_percent = telemetry.memory_percent
         live.memory_free_bytes = telemetry.memory_free_bytes
+        live.beat = telemetry.beat
         self._heard(node, live, message)
 
     def _heard(self, node: Node, live: NodeLive, message: Incoming) -> None:
