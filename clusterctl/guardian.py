@@ -12,7 +12,7 @@ import signal
 import time
 from typing import Final
 
-_GRACE_S: Final = 8.0
+_GRACE_S: Final = 20.0
 _POLL_S: Final = 0.05
 
 

@@ -93,8 +93,9 @@ class Demo:
     def delete(self, job: DemoJob, job_id: str) -> None:
         """The job is deleted over HTTP and its worker stops it."""
         say(f"GET /api/delete/{job_id}/0 (so the deployed roots delete)")
+        topic = f"nodes/{self._instance(job_id)['node_id']}/controls"
         self._expect_ok("GET", f"/api/delete/{job_id}/0")
-        topic, _ = self.cluster.heard("delete", job_id)
+        self.cluster.heard("delete", job_id, topic)
         until(lambda: self._state(job_id) in ("STOPPED", ""), 20, f"{job.name} is STOPPED")
         say(f"delete went out on {topic}; {job.name}/0 is STOPPED and its place is free")
 

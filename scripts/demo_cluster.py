@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PORTS = {"broker": 10003, "gateway": 10100, "manager": 10101}
 _ALL_PORTS = (10001, 10003, 10100, 10101, 10105, 10106, 10200, 10201)
 _OFFSETS = range(0, 40_000, 1000)
+_HEARD_S = 20.0
 T = TypeVar("T")
 
 
@@ -115,15 +116,16 @@ class Cluster:
         if not heard.wait(10):
             raise DemoError("the broker did not take a subscription")
 
-    def heard(self, command: str, job_id: str, timeout_s: float = 20) -> tuple[str, dict[str, Any]]:
-        """The next command of that kind for a job, and its topic. Raises DemoError."""
-        deadline = time.monotonic() + timeout_s
+    def heard(self, command: str, job_id: str, where: str = "") -> tuple[str, dict[str, Any]]:
+        """The next command of that kind for a job, and its topic (`where`: only that one). Raises DemoError."""
+        deadline = time.monotonic() + _HEARD_S
         while time.monotonic() < deadline:
             try:
                 topic, payload = self.messages.get(timeout=0.1)
             except queue.Empty:
                 continue
-            if payload.get("command") == command and payload["job"]["id"] == job_id:
+            is_it = payload.get("command") == command and payload["job"]["id"] == job_id
+            if is_it and where in ("", topic):
                 return topic, payload
         raise DemoError(f"no {command} command for job {job_id} was heard on nodes/+/controls")
 

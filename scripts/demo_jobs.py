@@ -51,8 +51,9 @@ def unikernel_job(tell: Tell) -> DemoJob | None:
         tell(f"no unikernel in this run: gcc cannot build it ({error})")
         return None
     tell(f"compiled a unikernel of {image.stat().st_size} bytes from {Path(unikernel.__file__).with_suffix('.c').name}")
-    document = {"technology": "unikernel", "image": str(image), "memory": 16, "cmd": ["interval=500"]}
-    return DemoJob("kernel", document, "count 1")
+    document = {"technology": "unikernel", "image": str(image), "memory": 16, "cmd": ["hello-from-a-unikernel"]}
+    document["stop_grace_s"] = 1
+    return DemoJob("kernel", document, "hello-from-a-unikernel")
 
 
 @contextlib.contextmanager
@@ -74,7 +75,7 @@ def container_job(tell: Tell) -> Iterator[DemoJob | None]:
             return
         script = f"mkdir -p /www && echo '{GREETING}' | tee /www/index.html && exec httpd -f -p 80 -h /www"
         document = {"technology": "docker", "image": IMAGE, "cmd": ["sh", "-c", script], "port": f"{HTTP_PORT}:80"}
-        yield DemoJob("web", document | {"memory": 32}, GREETING, HTTP_PORT, {"DOCKER_HOST": host})
+        yield DemoJob("web", document | {"memory": 32, "stop_grace_s": 1}, GREETING, HTTP_PORT, {"DOCKER_HOST": host})
 
 
 def _running_engine() -> str:
