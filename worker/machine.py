@@ -367,7 +367,8 @@ class Machine:
                 self._begin(item, now)
 
     def _is_slot_taken(self, ref: Ref) -> bool:
-        return any(item.phase in _ACTIVE for item in self.by_slot(ref.slot))
+        """Whether an older generation still runs; a newer one ends its elders when it comes."""
+        return any(item.phase in _ACTIVE and item.ref < ref for item in self.by_slot(ref.slot))
 
     def _begin(self, item: Instance, now: float) -> None:
         if item.cause is Cause.DELETED:
