@@ -37,8 +37,9 @@ class Outstanding:
 class Dispatcher:
     """Knows what is outstanding; `on_sent` is told of each command that went out."""
 
-    def __init__(self, find_node: Callable[[str], Node | None]) -> None:
+    def __init__(self, find_node: Callable[[str], Node | None], clock: Callable[[], float] = time.monotonic) -> None:
         self._find_node = find_node
+        self._clock = clock
         self.on_sent: Callable[[Node, Effect], None] = lambda _node, _effect: None
         self._outstanding: dict[Identity, Outstanding] = {}
         self._by_key: defaultdict[InstanceKey, set[Identity]] = defaultdict(set)
@@ -69,7 +70,7 @@ class Dispatcher:
 
     def tick(self) -> None:
         """Repeat what is due."""
-        now = time.monotonic()
+        now = self._clock()
         for item in list(self._outstanding.values()):
             if item.due_mono_s <= now:
                 self._try(item)
@@ -94,13 +95,13 @@ class Dispatcher:
         node = self._find_node(item.effect.node_id)
         is_first = item.attempts == 0
         if node is None or self.commander is None or not (is_first or node.state is NodeState.READY):
-            item.due_mono_s = time.monotonic() + 1.0
+            item.due_mono_s = self._clock() + 1.0
             return
         if not self.commander.send(node, item.effect):
-            item.due_mono_s = time.monotonic() + 0.5
+            item.due_mono_s = self._clock() + 0.5
             return
         item.attempts += 1
-        item.due_mono_s = time.monotonic() + pause_s(node, item.effect.verb, item.attempts)
+        item.due_mono_s = self._clock() + pause_s(node, item.effect.verb, item.attempts)
         self.on_sent(node, item.effect)
 
 

@@ -11,11 +11,12 @@ from cluster.nodes import Dialect
 from cluster.process import LOG
 from manager.core import Core, now_ms
 from manager.domain.effects import Effect, Verb
-from manager.domain.events import DeadlinePassed, NodeWentDown, Observed, PlanRefused, Seen
+from manager.domain.events import Observed, PlanRefused, Seen
 from manager.domain.leases import Judgement, LeaseRules, judge
 from manager.domain.machine import wants_placement
-from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeState, Refusal
+from manager.domain.model import Instance, InstanceKey, Node, NodeState, Refusal
 from manager.domain.policy import backoff_ms
+from manager.domain.reconciliation import Rung, apply_verdict, fenced_nodes, heal, is_replacing, ring
 from manager.jobs import Jobs
 from manager.planner import Planner, Request, Result
 
@@ -72,26 +73,15 @@ class Reconciler:
         return [self._request(item) for item in wanted if wants_placement(item)]
 
     def _request(self, instance: Instance) -> Request:
-        own = next((p for _, p in instance.placements() if self._is_replacing(p.node_id)), None)
+        state = self._core.state
+        own = next((p for _, p in instance.placements() if is_replacing(state, p.node_id)), None)
         return Request(
             key=instance.key,
             spec=instance.spec,
-            excluded_node_ids=tuple(self._fenced_nodes(instance)),
+            excluded_node_ids=tuple(fenced_nodes(state, instance, now_ms())),
             released_node_id=own.node_id if own else "",
             released=own.spec.demand if own else None,
         )
-
-    def _is_replacing(self, node_id: str) -> bool:
-        """Whether a node stops an older copy by itself before it starts a newer one."""
-        node = self._core.state.nodes.get(node_id)
-        return node is not None and node.registration.dialect is Dialect.WORKER
-
-    def _fenced_nodes(self, instance: Instance) -> list[str]:
-        """Nodes without generations that must not get this instance again yet."""
-        state, policy = self._core.state, self._core.policy
-        recent = {e.node_id for e in instance.ended if now_ms() - e.at_ms < policy.refence_ms}
-        held = {p.node_id for _, p in instance.placements()}
-        return [node_id for node_id in recent | held if node_id in state.nodes and not self._is_replacing(node_id)]
 
     async def _plan(self, requests: list[Request]) -> None:
         core = self._core
@@ -110,9 +100,8 @@ class Reconciler:
         core = self._core
         if result.node_id:
             reason = core.state.place(request.key, result.node_id, now_ms())
-            if not reason:
-                self._refused.pop(request.key, None)
-            elif reason:
+            self._refused.pop(request.key, None)
+            if reason:
                 core.counters["plans_rejected"] += 1
                 core.want_plan(request.key)
             return result.node_id
@@ -136,6 +125,7 @@ class Reconciler:
             if self._core.writer.failure:
                 continue
             self._judge_leases()
+            heal(self._core.state, now_ms())
             self._ring_alarms()
             self._close_silent_stops()
             self._jobs.advance_all()
@@ -155,10 +145,9 @@ class Reconciler:
         judgement = judge(pairs, time.monotonic(), self._listening_since_mono_s, self._rules)
         self._say_pause(judgement)
         for verdict in judgement.verdicts:
-            state.set_node_state(verdict.node_id, verdict.state, verdict.cause, now_ms())
+            apply_verdict(state, verdict, now_ms())
             if verdict.state is NodeState.DOWN:
                 LOG.warning("node is down", node_id=verdict.node_id, cause=verdict.cause)
-                self._node_down(verdict.node_id, verdict.cause)
 
     def _say_pause(self, judgement: Judgement) -> None:
         if judgement.is_paused != self._is_paused:
@@ -168,27 +157,14 @@ class Reconciler:
             else:
                 LOG.info("re-placement goes on")
 
-    def _node_down(self, node_id: str, cause: str) -> None:
-        for key in tuple(self._core.state.on_node[node_id]):
-            self._core.state.apply(key, NodeWentDown(node_id=node_id, cause=cause), now_ms())
-
     def _ring_alarms(self) -> None:
         at_ms = now_ms()
         for key in self._core.due_alarms(at_ms):
-            before = self._core.state.instances[key]
-            after = self._core.state.apply(key, DeadlinePassed(), at_ms)
-            if after is not before:
-                continue
-            if self._is_over(after, at_ms):
-                self._core.state.purge(key)
-            elif wants_placement(after) and (after.retry_at_ms or 0) <= at_ms:
+            rung = ring(self._core.state, key, at_ms)
+            if rung is Rung.WANTS_NODE:
                 self._core.want_plan(key)
-            else:
+            elif rung is Rung.NOTHING:
                 self._core.rearm(key)
-
-    def _is_over(self, instance: Instance, at_ms: int) -> bool:
-        retained_until = instance.updated_at_ms + self._core.policy.retention_ms
-        return instance.state is InstanceState.STOPPED and retained_until <= at_ms
 
     # Nodes that never report
 

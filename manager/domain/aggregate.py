@@ -88,7 +88,7 @@ class ClusterState:
         """Admit a node or renew what it said. Raises AlreadyExistsError for the id of another live node."""
         node_id, old = self._identify(registration)
         aliases = set(old.aliases if old else ())
-        if registration.given_id and registration.given_id != node_id:
+        if registration.given_id and self._ids.get(registration.given_id, node_id) == node_id != registration.given_id:
             aliases.add(registration.given_id)
         fresh = old or Node(id=node_id, registration=registration, registered_at_ms=now_ms, topic_id=node_id)
         node = replace(fresh, registration=registration, aliases=tuple(sorted(aliases)))
@@ -97,6 +97,7 @@ class ClusterState:
             node = _noted(node, now_ms, f"worker:{node.name}", "registered", cause)
         live = self.live.setdefault(node_id, NodeLive())
         live.heartbeat_mono_s = now_mono_s
+        live.last_sequence = -1
         if node != old:
             self.put_node(node)
         return node

@@ -91,9 +91,13 @@ class NodeWentDown:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeCameBack:
-    """A node that sends no inventory is heard again: what ran there is taken to run still."""
+    """A node that sends no inventory is heard again: what ran there is taken to run still.
+
+    What never ran there is told anew; `deadline_ms` is when its first answer is due (None: whenever).
+    """
 
     node_id: str
+    deadline_ms: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

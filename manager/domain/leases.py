@@ -53,8 +53,9 @@ def judge(
     verdicts = [
         v for node, live in suspects if (v := _judge_one(node, live, now_mono_s, listening_since_mono_s, rules))
     ]
-    silent = sum(1 for node, live in suspects if _silence_s(live, now_mono_s, listening_since_mono_s) >= rules.lease_s)
-    is_mass = silent >= rules.mass_count and silent > rules.mass_share * len(suspects)
+    once_heard = [live for node, live in suspects if node.state is not NodeState.REGISTERED]
+    silent = sum(1 for live in once_heard if _silence_s(live, now_mono_s, listening_since_mono_s) >= rules.lease_s)
+    is_mass = silent >= rules.mass_count and silent > rules.mass_share * len(once_heard)
     if is_mass:
         verdicts = [verdict for verdict in verdicts if verdict.state is not NodeState.DOWN]
     return Judgement(verdicts=tuple(verdicts), is_paused=is_mass)

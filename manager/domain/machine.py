@@ -228,8 +228,8 @@ def _observe_alive(
         return instance
     if state is placement.state:
         return _extend(instance, role, placement, event, now_ms, policy)
-    has_deadline = state is S.STARTING and placement.deadline_ms is not None
-    deadline = now_ms + policy.start_deadline_ms if has_deadline else None
+    had_deadline = placement.deadline_ms is not None or placement.state is S.UNKNOWN
+    deadline = now_ms + policy.start_deadline_ms if state is S.STARTING and had_deadline else None
     has_run = placement.has_run or state is S.RUNNING
     seen = replace(placement, state=state, since_ms=now_ms, deadline_ms=deadline, has_run=has_run)
     instance = instance.with_placement(role, seen)
@@ -312,11 +312,10 @@ def _give_up_or_retry(
     was_stable = placement.has_run and now_ms - placement.since_ms >= policy.stable_ms
     attempts = 1 if was_stable else instance.attempts + 1
     instance = replace(instance, state=state, attempts=attempts, retry_at_ms=None)
-    if placement.has_run and spec.restart_policy is RestartPolicy.NEVER:
-        why = "the outcome is unknown and it is not run again" if state is S.LOST else "it is not run again"
-        return _note(
-            instance, now_ms, actor, state.lower(), f"{cause}; {why} (restart policy never)", placement.node_id
-        )
+    is_outcome_unknown = state is S.LOST or instance.exit_code is None
+    if placement.has_run and (spec.restart_policy is RestartPolicy.NEVER or (spec.one_shot and is_outcome_unknown)):
+        why = "the outcome is unknown and it is not run again" if is_outcome_unknown else "it is not run again"
+        return _note(instance, now_ms, actor, state.lower(), f"{cause}; {why}", placement.node_id)
     if spec.max_attempts and attempts >= spec.max_attempts:
         cause = f"{cause}; given up after {attempts} attempts"
         return _note(instance, now_ms, actor, state.lower(), cause, placement.node_id)
@@ -348,12 +347,12 @@ def _lose_sight(instance: Instance, placement: Placement, cause: str, now_ms: in
     if instance.successor:
         return _promote(instance, "the source went down during the move", now_ms)
     deadline = None
-    if spec.on_disconnect is OnDisconnect.STOP_AFTER:
+    is_single_run = spec.one_shot or spec.restart_policy is RestartPolicy.NEVER
+    if spec.on_disconnect is OnDisconnect.STOP_AFTER and not is_single_run:
         deadline = now_ms + int(spec.stop_after_s * 1000 + spec.stop_grace_s * 1000)
     blind = replace(placement, state=S.UNKNOWN, since_ms=now_ms, deadline_ms=deadline)
     unknown = replace(instance, current=blind, state=S.UNKNOWN)
     unknown = _note(unknown, now_ms, SYSTEM, "unknown", f"its node is not heard: {cause}", placement.node_id)
-    is_single_run = spec.restart_policy is RestartPolicy.NEVER
     if spec.on_disconnect is not OnDisconnect.REPLACE or is_single_run:
         return unknown
     return _lose(unknown, "it is replaced (on_disconnect replace)", now_ms)
@@ -369,8 +368,9 @@ def _node_back(instance: Instance, event: NodeCameBack, now_ms: int, policy: Pol
     current = instance.current
     if current is None or current.node_id != event.node_id or current.state is not S.UNKNOWN:
         return instance
-    state = S.RUNNING if current.has_run else S.STARTING
-    seen = replace(current, state=state, since_ms=now_ms, deadline_ms=None)
+    state = S.RUNNING if current.has_run else S.SCHEDULED
+    deadline = None if current.has_run else event.deadline_ms
+    seen = replace(current, state=state, since_ms=now_ms, deadline_ms=deadline)
     back = replace(instance, current=seen, state=state, retry_at_ms=None, refusals=())
     return _note(back, now_ms, SYSTEM, state.lower(), "its node is heard again", event.node_id)
 

@@ -13,24 +13,13 @@ from typing import Final
 import orjson
 
 from cluster.errors import ClusterError
-from cluster.nodes import Dialect
-from cluster.payloads import (
-    ResourceEntry,
-    ResourceList,
-    StateReport,
-    parse_information,
-    parse_object,
-    parse_resources,
-    parse_state,
-)
+from cluster.payloads import ResourceEntry, parse_information, parse_object, parse_resources, parse_state
 from cluster.process import LOG
 from cluster.topics import Channel
 from manager.core import Core, now_ms
-from manager.domain.effects import Effect, Verb
-from manager.domain.events import NodeCameBack, Observed, Seen
-from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeLive, NodeState
+from manager.domain.model import Node, NodeLive, NodeState
+from manager.domain.observation import Findings, came_ready, on_resources, on_state
 from manager.mqtt.bridge import Bridge, Incoming
-from manager.mqtt.workers import observed, seen_of
 
 BATCH: Final = 500
 UNKNOWN_NODE_PERIOD_S: Final = 30.0
@@ -96,11 +85,10 @@ class Intake:
 
     def _came_ready(self, node: Node) -> None:
         core = self._core
-        core.state.set_node_state(node.id, NodeState.READY, "its telemetry arrives", now_ms())
-        if node.registration.dialect is Dialect.SEED:
-            for key in tuple(core.state.on_node[node.id]):
-                core.state.apply(key, NodeCameBack(node_id=node.id), now_ms())
+        repeated = came_ready(core.state, node, now_ms())
         core.dispatcher.repeat_for(node.id)
+        for effect in repeated:
+            core.dispatcher.send_once(effect)
         core.retry_pending()
 
     def _node(self, message: Incoming) -> Node | None:
@@ -144,10 +132,13 @@ class Intake:
         node = self._node(message)
         if node is None:
             return
+        state = self._core.state
         if message.channel is Channel.STATE:
-            self._on_state(node, parse_state(message.payload))
+            self._follow(node, on_state(state, node, parse_state(message.payload), now_ms()))
         elif message.channel is Channel.RESOURCES:
-            self._on_resources(node, parse_resources(message.payload))
+            resources = parse_resources(message.payload)
+            self.orphans.pop(node.id, None)
+            self._follow(node, on_resources(state, node, resources, now_ms()))
         elif message.channel is Channel.CONNECTION:
             self._on_connection(node, message)
 
@@ -158,85 +149,17 @@ class Intake:
         live.is_will_received = True
         live.heartbeat_mono_s = message.mono_s
 
-    def _on_state(self, node: Node, report: StateReport) -> None:
-        live = self._core.state.live[node.id]
-        if report.sequence is not None:
-            live.last_sequence = report.sequence
-        event = observed(node, report)
-        if not node.has_reported:
-            self._core.state.put_node(replace(node, has_reported=True))
-        self._observe(node, report, event)
-
-    def _observe(self, node: Node, report: StateReport | ResourceEntry, event: Observed) -> None:
-        key = self._key_of(node, report)
-        instance = self._core.state.instances.get(key) if key else None
-        if instance is None or key is None:
-            self._keep_orphan(node, report)
-            return
-        if instance.find(node.id, event.generation):
-            self._core.state.apply(key, event, now_ms())
-        elif event.generation is not None:
-            self._on_stale(node, instance, event)
-
-    def _key_of(self, node: Node, report: StateReport | ResourceEntry) -> InstanceKey | None:
-        if report.job_id:
-            return InstanceKey(report.job_id, report.number)
-        return self._core.state.find_reported(node.id, report.job_name, report.number)
-
-    def _on_stale(self, node: Node, instance: Instance, event: Observed) -> None:
-        """A copy that is not wanted is deleted there; the worker's record of an ended one stays while it counts."""
-        generation = event.generation or 0
-        if generation > instance.generation:
-            return
-        is_last_word = generation == instance.generation and instance.is_desired and instance.current is None
-        if event.seen.is_end and is_last_word:
-            return
-        self._core.counters["stale_copies_deleted"] += 1
-        self._core.dispatcher.send_once(
-            Effect(verb=Verb.DELETE, key=instance.key, node_id=node.id, generation=generation, spec=instance.spec)
-        )
-
-    def _keep_orphan(self, node: Node, report: StateReport | ResourceEntry) -> None:
-        self._core.counters["reports_of_unknown_instances"] += 1
-        if isinstance(report, ResourceEntry) and not seen_of(report.status or "RUNNING").is_end:
+    def _follow(self, node: Node, findings: Findings) -> None:
+        core = self._core
+        core.counters["reports_of_unknown_instances"] += findings.unknown_count
+        core.counters["stale_copies_deleted"] += len(findings.stale)
+        core.usages.update(findings.usages)
+        for effect in findings.stale:
+            core.dispatcher.send_once(effect)
+        for entry in findings.orphans:
             orphans = self.orphans.setdefault(node.id, {})
             if len(orphans) < MAX_ORPHANS:
-                orphans[report.job_name, report.number] = report
-
-    def _on_resources(self, node: Node, resources: ResourceList) -> None:
-        self.orphans.pop(node.id, None)
-        for entry in resources.entries:
-            self._on_entry(node, entry)
-        if resources.is_inventory:
-            self._on_inventory(node, resources)
-
-    def _on_entry(self, node: Node, entry: ResourceEntry) -> None:
-        key = self._key_of(node, entry)
-        if key in self._core.state.instances:
-            self._core.usages[key] = entry
-        self._observe(node, entry, observed(node, entry))
-
-    def _on_inventory(self, node: Node, resources: ResourceList) -> None:
-        """What a complete and current inventory does not hold is not there."""
-        live = self._core.state.live[node.id]
-        if resources.sequence is not None and resources.sequence < live.last_sequence:
-            return
-        held = {(entry.job_id, entry.number, entry.generation) for entry in resources.entries}
-        for key in tuple(self._core.state.on_node[node.id]):
-            for _, placement in tuple(self._core.state.instances[key].placements()):
-                is_settled = placement.node_id == node.id and placement.state is not InstanceState.SCHEDULED
-                if is_settled and (key.job_id, key.number, placement.generation) not in held:
-                    self._missing(node, key, placement.generation)
-
-    def _missing(self, node: Node, key: InstanceKey, generation: int) -> None:
-        event = Observed(
-            node_id=node.id,
-            generation=generation,
-            seen=Seen.ABSENT,
-            actor=f"worker:{node.name}",
-            detail="the worker's inventory does not hold it",
-        )
-        self._core.state.apply(key, event, now_ms())
+                orphans[entry.job_name, entry.number] = entry
 
     def _fault(self, message: Incoming, error: ClusterError) -> None:
         kind = f"{message.channel}:{error.reason}:{error.field}"

@@ -1,4 +1,4 @@
-"""Between the life cycle's words and each dialect's: what a node's report means, what a command looks like. Pure."""
+"""What a command looks like in each dialect. Pure."""
 
 from __future__ import annotations
 
@@ -7,47 +7,12 @@ from typing import Any, Final
 import orjson
 
 from cluster.documents import job_document
-from cluster.errors import InvalidInputError
-from cluster.payloads import Command, ResourceEntry, StateReport, write_command
+from cluster.payloads import Command, write_command
 from cluster.topics import Channel
 from manager.domain.effects import Effect, Verb
-from manager.domain.events import Observed, Seen
 from manager.domain.model import Node
 
-_SEEN: Final = {
-    "INSTANTIATION": Seen.STARTING,
-    "CREATING": Seen.STARTING,
-    "STARTING": Seen.STARTING,
-    "CREATED": Seen.RUNNING,
-    "ACTIVE": Seen.RUNNING,
-    "RUNNING": Seen.RUNNING,
-    "STOPPED": Seen.STOPPED,
-    "UNDEPLOYED": Seen.STOPPED,
-    "DEAD": Seen.DEAD,
-    "COMPLETED": Seen.COMPLETED,
-    "FAILED": Seen.FAILED,
-}
 _ENGINE_INTEGERS: Final = ("vcpus", "memory", "storage", "vgpus", "vtpus")
-
-
-def seen_of(status: str) -> Seen:
-    """The meaning of a node's status word. Raises InvalidInputError for one that nobody uses."""
-    seen = _SEEN.get(status)
-    if seen is None:
-        raise InvalidInputError(f"unknown status {status[:40]!r}", field="status")
-    return seen
-
-
-def observed(node: Node, report: StateReport | ResourceEntry) -> Observed:
-    """A report as an event of the life cycle. An entry of a list without a status means that it runs."""
-    return Observed(
-        node_id=node.id,
-        generation=report.generation,
-        seen=seen_of(report.status or "RUNNING"),
-        actor=f"worker:{node.name}",
-        detail=report.detail,
-        exit_code=report.exit_code,
-    )
 
 
 def command_message(node: Node, effect: Effect, cluster_id: str, *, runs_job: bool) -> tuple[Channel, bytes]:

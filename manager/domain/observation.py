@@ -1,0 +1,166 @@
+"""What nodes tell, applied to the cluster's state. Pure: answers what must be sent back instead of sending it.
+
+A copy that is not wanted any more is to be deleted where it is; one that the store does not know is an orphan: shown,
+never deleted. What ended by itself and is reported as ended is never answered: the worker would answer again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from cluster.errors import InvalidInputError
+from cluster.nodes import Dialect
+from cluster.payloads import ResourceEntry, ResourceList, StateReport
+from manager.domain.aggregate import ClusterState
+from manager.domain.effects import Effect, Verb
+from manager.domain.events import NodeCameBack, Observed, Seen
+from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeState
+
+_SEEN: Final = {
+    "INSTANTIATION": Seen.STARTING,
+    "CREATING": Seen.STARTING,
+    "STARTING": Seen.STARTING,
+    "CREATED": Seen.RUNNING,
+    "ACTIVE": Seen.RUNNING,
+    "RUNNING": Seen.RUNNING,
+    "STOPPED": Seen.STOPPED,
+    "UNDEPLOYED": Seen.STOPPED,
+    "DEAD": Seen.DEAD,
+    "COMPLETED": Seen.COMPLETED,
+    "FAILED": Seen.FAILED,
+}
+
+
+@dataclass
+class Findings:
+    """What follows from a message: deletions to send once, entries that the store does not know, and usages."""
+
+    stale: list[Effect] = field(default_factory=list)
+    orphans: list[ResourceEntry] = field(default_factory=list)
+    usages: dict[InstanceKey, ResourceEntry] = field(default_factory=dict)
+    unknown_count: int = 0
+
+
+def seen_of(status: str) -> Seen:
+    """The meaning of a node's status word. Raises InvalidInputError for one that nobody uses."""
+    seen = _SEEN.get(status)
+    if seen is None:
+        raise InvalidInputError(f"unknown status {status[:40]!r}", field="status")
+    return seen
+
+
+def observed(node: Node, report: StateReport | ResourceEntry) -> Observed:
+    """A report as an event of the life cycle. An entry of a list without a status means that it runs."""
+    return Observed(
+        node_id=node.id,
+        generation=report.generation,
+        seen=seen_of(report.status or "RUNNING"),
+        actor=f"worker:{node.name}",
+        detail=report.detail,
+        exit_code=report.exit_code,
+    )
+
+
+def came_ready(state: ClusterState, node: Node, now_ms: int) -> list[Effect]:
+    """A node is heard again, or at first. Answers the deploys to repeat to one that never tells what it holds."""
+    state.set_node_state(node.id, NodeState.READY, "its telemetry arrives", now_ms)
+    if node.registration.dialect is not Dialect.SEED:
+        return []
+    event = NodeCameBack(node_id=node.id, deadline_ms=state.first_deadline_ms(node.id, now_ms))
+    repeated = []
+    for key in tuple(state.on_node[node.id]):
+        instance = state.apply(key, event, now_ms)
+        current = instance.current
+        if current and current.node_id == node.id and current.state is InstanceState.STARTING and not node.has_reported:
+            repeated.append(_command(Verb.DEPLOY, instance, node, current.generation))
+    return repeated
+
+
+def on_state(state: ClusterState, node: Node, report: StateReport, now_ms: int) -> Findings:
+    """A change of one instance. Raises InvalidInputError for a status that nobody uses."""
+    event = observed(node, report)
+    live = state.live[node.id]
+    if report.sequence is not None:
+        live.last_sequence = max(live.last_sequence, report.sequence)
+    if not node.has_reported:
+        state.put_node(replace(node, has_reported=True))
+    findings = Findings()
+    _observe(state, node, report, event, now_ms, findings)
+    return findings
+
+
+def on_resources(state: ClusterState, node: Node, resources: ResourceList, now_ms: int) -> Findings:
+    """A list of what runs, or a whole inventory. Raises InvalidInputError before anything is changed."""
+    events = [observed(node, entry) for entry in resources.entries]
+    findings = Findings()
+    for entry, event in zip(resources.entries, events, strict=True):
+        key = _key_of(state, node, entry)
+        if key in state.instances:
+            findings.usages[key] = entry
+        _observe(state, node, entry, event, now_ms, findings)
+    if resources.is_inventory:
+        _on_inventory(state, node, resources, now_ms)
+    return findings
+
+
+def _observe(
+    state: ClusterState,
+    node: Node,
+    report: StateReport | ResourceEntry,
+    event: Observed,
+    now_ms: int,
+    findings: Findings,
+) -> None:
+    key = _key_of(state, node, report)
+    instance = state.instances.get(key) if key else None
+    if instance is None or key is None:
+        findings.unknown_count += 1
+        if isinstance(report, ResourceEntry) and not event.seen.is_end:
+            findings.orphans.append(report)
+    elif instance.find(node.id, event.generation):
+        state.apply(key, event, now_ms)
+    elif event.generation is not None and _is_unwanted(instance, event, is_kept=isinstance(report, ResourceEntry)):
+        findings.stale.append(_command(Verb.DELETE, instance, node, event.generation))
+
+
+def _key_of(state: ClusterState, node: Node, report: StateReport | ResourceEntry) -> InstanceKey | None:
+    if report.job_id:
+        return InstanceKey(report.job_id, report.number)
+    return state.find_reported(node.id, report.job_name, report.number)
+
+
+def _is_unwanted(instance: Instance, event: Observed, *, is_kept: bool) -> bool:
+    """Whether a copy without an open placement is to be deleted; `is_kept`: the node has it on disk.
+
+    The record of the last generation stays on its worker while the instance is wanted and has no newer one.
+    """
+    generation = event.generation or 0
+    if generation > instance.generation:
+        return False
+    is_last_word = generation == instance.generation and instance.is_desired and instance.current is None
+    return not event.seen.is_end or (is_kept and not is_last_word)
+
+
+def _command(verb: Verb, instance: Instance, node: Node, generation: int) -> Effect:
+    return Effect(verb=verb, key=instance.key, node_id=node.id, generation=generation, spec=instance.spec)
+
+
+def _on_inventory(state: ClusterState, node: Node, resources: ResourceList, now_ms: int) -> None:
+    """What a complete and current inventory does not hold is not there."""
+    live = state.live[node.id]
+    if resources.sequence is not None and resources.sequence < live.last_sequence:
+        return
+    held = {(entry.job_id, entry.number, entry.generation) for entry in resources.entries}
+    for key in tuple(state.on_node[node.id]):
+        for _, placement in tuple(state.instances[key].placements()):
+            is_settled = placement.node_id == node.id and placement.state is not InstanceState.SCHEDULED
+            if is_settled and (key.job_id, key.number, placement.generation) not in held:
+                event = Observed(
+                    node_id=node.id,
+                    generation=placement.generation,
+                    seen=Seen.ABSENT,
+                    actor=f"worker:{node.name}",
+                    detail="the worker's inventory does not hold it",
+                )
+                state.apply(key, event, now_ms)
