@@ -7,12 +7,12 @@ No IO and no clock: times are passed in (`now_ms` since 1970, `now_mono_s` monot
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
-from cluster.jobs import JobSpec, OnDisconnect, Resources
+from cluster.jobs import JobSpec, Resources
 from cluster.nodes import Dialect, Registration
 from manager.domain.events import DeleteRequested, DeployRequested, InstanceEvent, NodeWentDown, Planned
 from manager.domain.machine import advance, wants_placement
@@ -47,10 +47,7 @@ class Dirty:
 
 
 class ClusterState:
-    """Nodes, jobs and instances, and what is allocated where.
-
-    `leased` counts the placements of a node that live only as long as we acknowledge its heartbeats (stop_after).
-    """
+    """Nodes, jobs and instances, and what is allocated where."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -61,7 +58,6 @@ class ClusterState:
         self.allocated: defaultdict[str, Resources] = defaultdict(lambda: NOTHING)
         self.on_node: defaultdict[str, dict[InstanceKey, int]] = defaultdict(dict)
         self.of_job: defaultdict[str, dict[int, None]] = defaultdict(dict)
-        self.leased: Counter[str] = Counter()
         self.dirty = Dirty()
         self.dirty_views: dict[str, None] = {}
         self._ids: dict[str, str] = {}
@@ -176,7 +172,6 @@ class ClusterState:
         node = self.nodes.pop(node_id)
         self.live.pop(node_id, None)
         self.allocated.pop(node_id, None)
-        self.leased.pop(node_id, None)
         for known in (node.id, *node.aliases):
             self._ids.pop(known, None)
         self._names.pop(node.name, None)
@@ -289,14 +284,12 @@ class ClusterState:
         held = self.on_node[node_id]
         held[key] = held.get(key, 0) + 1
         self._by_name[node_id, placement.spec.name, key.number][key] = None
-        self.leased[node_id] += placement.spec.on_disconnect is OnDisconnect.STOP_AFTER
         self.dirty_views[node_id] = None
 
     def _unindex(self, instance: Instance) -> None:
         for _, placement in instance.placements():
             node_id = placement.node_id
             self.allocated[node_id] = self.allocated[node_id] - placement.spec.demand
-            self.leased[node_id] -= placement.spec.on_disconnect is OnDisconnect.STOP_AFTER
             held = self.on_node[node_id]
             held[instance.key] -= 1
             if not held[instance.key]:

@@ -73,8 +73,6 @@ class Intake:
         live.memory_free_bytes = telemetry.memory_free_bytes
         live.beat = telemetry.beat
         self._heard(node, live, message)
-        if telemetry.beat and self._core.state.leased[node.id]:
-            self._bridge.publish(message.topic_id, Channel.LEASE, orjson.dumps({"beat": telemetry.beat}), qos=0)
 
     def _heard(self, node: Node, live: NodeLive, message: Incoming) -> None:
         live.heartbeat_mono_s = message.mono_s
