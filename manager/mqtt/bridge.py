@@ -28,6 +28,7 @@ SESSION_EXPIRY_S: Final = 86_400
 ECHO_PERIOD_S: Final = 2.0
 ECHO_LIMIT_S: Final = 10.0
 KEEPALIVE_S: Final = 10
+VERSION_PAUSE_S: Final = 1.0
 UNSUPPORTED_VERSION: Final = (1, 132)
 _MANUAL_ACK: Final = (Channel.STATE,)
 
@@ -63,6 +64,8 @@ class Bridge:
         self.on_ready: Callable[[], None] = lambda: None
         self.on_connection: Callable[[bool], None] = lambda _is_connected: None
         self.is_connected = False
+        self._has_connected = False
+        self._is_renewing = False
         self.failure = "not connected yet"
 
     # Lifetime
@@ -116,10 +119,14 @@ class Bridge:
             self._client.publish(self._echo_topic, b"", qos=0)
 
     async def _renew(self, version: MQTTProtocolVersion | None = None) -> None:
+        if self._is_renewing:
+            return
+        self._is_renewing = True
         await asyncio.to_thread(self._stop)
         self._set_connected(False, "connecting anew")
         self._version = version or self._version
         self._client = self._make_client()
+        self._is_renewing = False
         self._start()
 
     # paho's thread
@@ -134,7 +141,7 @@ class Bridge:
         self._call(self._set_connected, True, "")
 
     def _on_disconnect(self, client: Client, _: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
-        self._call(self._set_connected, False, str(reason))
+        self._call(self._lost, client, str(reason))
 
     def _on_message(self, client: Client, _: Any, message: MQTTMessage) -> None:
         now = time.monotonic()
@@ -181,7 +188,24 @@ class Bridge:
             LOG.info("broker has no MQTT 5, using 3.1.1")
             self._loop.create_task(self._renew(MQTTProtocolVersion.MQTTv311), name="mqtt-renew")
 
+    def _lost(self, client: Client, failure: str) -> None:
+        if client is not self._client or self._is_renewing:
+            return
+        self._set_connected(False, failure)
+        if not self._has_connected:
+            self._loop.create_task(self._speak_otherwise(), name="mqtt-renew")
+
+    async def _speak_otherwise(self) -> None:
+        """A broker that hangs up without an answer may know one version of the protocol only: try the other."""
+        if self._version is MQTTProtocolVersion.MQTTv5:
+            await self._renew(MQTTProtocolVersion.MQTTv311)
+        else:
+            await asyncio.sleep(VERSION_PAUSE_S)
+            if not self._has_connected:
+                await self._renew(MQTTProtocolVersion.MQTTv5)
+
     def _set_connected(self, is_connected: bool, failure: str) -> None:
+        self._has_connected |= is_connected
         if is_connected != self.is_connected:
             host, port = self._address
             if is_connected:
