@@ -1,7 +1,8 @@
-"""HTTP that cannot even be parsed is answered with a problem as well, and heads of requests are bounded."""
+"""Below the application: malformed and endless heads are answered with problems, offers to upgrade are passed over."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -9,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gateway.problems import MEDIA_TYPE, problem_body
 
 MAX_HEAD_BYTES: Final = 512 * 1024
+_UPGRADE: Final = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
 def _answer(status: int, title: str, reason: str, detail: str) -> bytes:
@@ -28,30 +30,42 @@ _TOO_LONG: Final = _answer(
 )
 
 
+def without_upgrade(data: bytes) -> bytes:
+    """The bytes with the Upgrade header of their head renamed.
+
+    Java's HTTP client offers h2c with each first request; a server may ignore the offer (RFC 9110, 7.8), but uvicorn's
+    parser then loses the body.
+    """
+    if not _UPGRADE.search(data):
+        return data
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nx-upgrade-ignored:", head) + end + rest
+
+
 class ProblemProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with our own answers to malformed and to endless heads."""
+    """uvicorn's HTTP protocol with our own answers to malformed and to endless heads, and without upgrades."""
 
     _is_in_head = True
     _head_bytes = 0
 
     def data_received(self, data: bytes) -> None:
         """Parse, and give up on a head that does not end."""
-        super().data_received(data)
+        super().data_received(without_upgrade(data) if self._is_in_head else data)
         if self._is_in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(_TOO_LONG)
 
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._is_in_head = True
-        self._head_bytes = 0
-        super().on_message_begin()
-
     def on_headers_complete(self) -> None:
-        """Its head has ended."""
+        """The head of a request has ended."""
         self._is_in_head = False
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Its body has ended: what comes next is another head."""
+        self._is_in_head = True
+        self._head_bytes = 0
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer and close; `msg` is uvicorn's own text."""

@@ -274,6 +274,17 @@ def test_malformed_http_is_a_problem(running: Rig, request_bytes: bytes) -> None
     assert running.client.get("/healthz").status_code == 200
 
 
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+def test_an_offer_to_upgrade_is_passed_over(running: Rig, protocol: str) -> None:
+    """A client that offers another protocol, as Java's does, is served over HTTP/1.1 with its body."""
+    headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": protocol, "HTTP2-Settings": "AAMAAABkAAQ"}
+    body = {**JOB, "environment": ["A=\r\n\r\nUpgrade: kept"]}
+    response = running.client.post("/api/service/upgrade/0", json=body, headers=headers)
+    assert response.json() == {"status": "ok"}
+    assert list(running.manager.requests[0].specs[0].environment) == body["environment"]
+    assert "Unsupported upgrade" not in running.gateway.output()
+
+
 def test_an_endless_head_is_refused(running: Rig) -> None:
     """Headers that do not end are answered 431 instead of being collected."""
     pieces = (b"GET / HTTP/1.1\r\n", *(f"x-{number}: {'x' * 8000}\r\n".encode() for number in range(100)))
