@@ -11,9 +11,23 @@ import contextlib
 import logging
 import signal
 import warnings
+from typing import Any, Final
 
 from amqtt.broker import Broker
 from amqtt.errors import BrokerError
+from amqtt.mqtt.connect import ConnectPacket, ConnectPayload
+
+_MQTT_3_1_1: Final = 4
+
+
+class _Payload(ConnectPayload):  # type: ignore[misc]
+    """Of an MQTT 5 CONNECT amqtt would misread the properties and wait for ever, instead of refusing it at once."""
+
+    @classmethod
+    async def from_stream(cls, reader: Any, fixed_header: Any, variable_header: Any) -> Any:
+        if variable_header.proto_level != _MQTT_3_1_1:
+            return cls(client_id="refused")
+        return await super().from_stream(reader, fixed_header, variable_header)
 
 
 def main() -> int:
@@ -33,6 +47,7 @@ def main() -> int:
 
 
 async def _serve(bind: str, port: int) -> None:
+    ConnectPacket.PAYLOAD = _Payload
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

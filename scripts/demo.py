@@ -198,7 +198,7 @@ def main() -> int:
         finally:
             cluster.stop()
             cluster.remove()
-    say(f"done: {len(jobs)} jobs ran ({', '.join(job.document['technology'] for job in jobs)}), nothing is left")
+    say(f"done: {len(jobs)} of {len(jobs)} jobs ran ({', '.join(job.document['technology'] for job in jobs)}), nothing is left")
     return 0
 
 

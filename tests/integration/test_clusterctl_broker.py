@@ -64,6 +64,20 @@ def test_an_abrupt_end_publishes_the_will(broker: tuple[Process, int], client: m
     assert got.get(timeout=10) == b'{"online": false}'
 
 
+def test_an_mqtt_5_client_is_refused_at_once(broker: tuple[Process, int]) -> None:
+    """With the code for an unknown protocol version, so that it falls back to MQTT 3.1.1 without delay."""
+    answers: queue.Queue[str] = queue.Queue()
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="worker", protocol=mqtt.MQTTv5)
+    client.on_connect = lambda _client, _userdata, _flags, reason, _properties: answers.put(reason.getName())
+    properties = mqtt.Properties(mqtt.PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = 86_400
+    client.connect("127.0.0.1", broker[1], clean_start=False, properties=properties)
+    client.loop_start()
+    assert answers.get(timeout=5) == "Unsupported protocol version"
+    client.disconnect()
+    client.loop_stop()
+
+
 def test_it_ends_on_sigterm_with_clients_connected(broker: tuple[Process, int], client: mqtt.Client) -> None:
     """Status 0, soon, without a traceback."""
     wait_until(client.is_connected)
