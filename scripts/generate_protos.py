@@ -17,7 +17,7 @@ GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 
 def generate(target: Path) -> None:
     """Write the Python modules and their stubs below `target`; raises RuntimeError when protoc refuses."""
-    sources = sorted(str(path.relative_to(PROTOS)) for path in (PROTOS / PACKAGE).glob("*.proto"))
+    sources = sorted(str(path.relative_to(PROTOS)) for path in (PROTOS / PACKAGE).rglob("*.proto"))
     plugins = [f"--plugin=protoc-gen-{name}={_program('protoc-gen-' + name)}" for name in ("mypy", "mypy_grpc")]
     kinds = ("python_out=", "grpc_python_out=", "mypy_out=quiet:", "mypy_grpc_out=quiet:")
     outputs = [f"--{kind}{target}" for kind in kinds]
@@ -53,13 +53,14 @@ def _install(fresh: Path, committed: Path, names: list[str]) -> None:
     committed.mkdir(parents=True, exist_ok=True)
     for name in names:
         if (fresh / name).exists():
+            (committed / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(fresh / name, committed / name)
         else:
             (committed / name).unlink()
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for pattern in GENERATED for path in folder.glob(pattern)}
+    return {str(path.relative_to(folder)): path.read_bytes() for name in GENERATED for path in folder.rglob(name)}
 
 
 def _program(name: str) -> Path:

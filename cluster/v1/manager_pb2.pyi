@@ -7,6 +7,7 @@ from cluster.v1 import event_pb2 as _event_pb2
 from cluster.v1 import instance_pb2 as _instance_pb2
 from cluster.v1 import job_pb2 as _job_pb2
 from cluster.v1 import node_pb2 as _node_pb2
+from cluster.v1 import root_pb2 as _root_pb2
 from cluster.v1 import scheduler_pb2 as _scheduler_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -546,10 +547,13 @@ class DeployInstancesRequest(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     SPECS_FIELD_NUMBER: _builtins.int
     DEPLOYMENTS_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id is for tracing only."""
     actor: _builtins.str
     """actor is who asks: root or operator."""
+    route: _root_pb2.RootRoute.ValueType
+    """route is by which a root's order came."""
     @_builtins.property
     def specs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.JobSpec]:
         """specs are the distinct specifications."""
@@ -565,10 +569,11 @@ class DeployInstancesRequest(_message.Message):
         actor: _builtins.str = ...,
         specs: _abc.Iterable[_job_pb2.JobSpec] | None = ...,
         deployments: _abc.Iterable[Global___InstanceDeployment] | None = ...,
+        route: _root_pb2.RootRoute.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "deployments", b"deployments", "request_id", b"request_id", "specs", b"specs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "deployments", b"deployments", "request_id", b"request_id", "route", b"route", "specs", b"specs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -607,10 +612,13 @@ class DeleteInstancesRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id is for tracing only."""
     actor: _builtins.str
     """actor is who asks: root or operator."""
+    route: _root_pb2.RootRoute.ValueType
+    """route is by which a root's order came."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[_instance_pb2.InstanceKey]:
         """keys name the instances; number -1 means all of the job."""
@@ -621,10 +629,11 @@ class DeleteInstancesRequest(_message.Message):
         request_id: _builtins.str = ...,
         actor: _builtins.str = ...,
         keys: _abc.Iterable[_instance_pb2.InstanceKey] | None = ...,
+        route: _root_pb2.RootRoute.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "keys", b"keys", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "keys", b"keys", "request_id", b"request_id", "route", b"route"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1524,3 +1533,100 @@ class GetStatusResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class GetRootRequest(_message.Message):
+    """GetRootRequest asks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRootRequest: _TypeAlias = GetRootRequest  # noqa: Y015
+
+@_typing.final
+class GetRootResponse(_message.Message):
+    """GetRootResponse tells."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROOT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def root(self) -> _root_pb2.Root:
+        """root is how the cluster stands with it."""
+
+    def __init__(
+        self,
+        *,
+        root: _root_pb2.Root | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["root", b"root"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["root", b"root"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRootResponse: _TypeAlias = GetRootResponse  # noqa: Y015
+
+@_typing.final
+class DecideRootDeletesRequest(_message.Message):
+    """DecideRootDeletesRequest carries the operator's decision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DECISION_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """request_id is for tracing only."""
+    decision: _root_pb2.RootDecision.ValueType
+    """decision is what becomes of the guarded workloads."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        decision: _root_pb2.RootDecision.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decision", b"decision", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecideRootDeletesRequest: _TypeAlias = DecideRootDeletesRequest  # noqa: Y015
+
+@_typing.final
+class DecideRootDeletesResponse(_message.Message):
+    """DecideRootDeletesResponse is the root afterwards."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROOT_FIELD_NUMBER: _builtins.int
+    JOB_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def root(self) -> _root_pb2.Root:
+        """root is how the cluster stands with it."""
+
+    @_builtins.property
+    def job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """job_ids are the jobs that the decision was about."""
+
+    def __init__(
+        self,
+        *,
+        root: _root_pb2.Root | None = ...,
+        job_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["root", b"root"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_ids", b"job_ids", "root", b"root"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DecideRootDeletesResponse: _TypeAlias = DecideRootDeletesResponse  # noqa: Y015

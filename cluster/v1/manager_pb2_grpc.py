@@ -150,6 +150,16 @@ class ManagerServiceStub:
                 request_serializer=cluster_dot_v1_dot_manager__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=cluster_dot_v1_dot_manager__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.GetRoot = channel.unary_unary(
+                '/cluster.v1.ManagerService/GetRoot',
+                request_serializer=cluster_dot_v1_dot_manager__pb2.GetRootRequest.SerializeToString,
+                response_deserializer=cluster_dot_v1_dot_manager__pb2.GetRootResponse.FromString,
+                _registered_method=True)
+        self.DecideRootDeletes = channel.unary_unary(
+                '/cluster.v1.ManagerService/DecideRootDeletes',
+                request_serializer=cluster_dot_v1_dot_manager__pb2.DecideRootDeletesRequest.SerializeToString,
+                response_deserializer=cluster_dot_v1_dot_manager__pb2.DecideRootDeletesResponse.FromString,
+                _registered_method=True)
 
 
 class ManagerServiceServicer:
@@ -317,6 +327,20 @@ class ManagerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetRoot(self, request, context):
+        """GetRoot tells how the cluster stands with its root.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DecideRootDeletes(self, request, context):
+        """DecideRootDeletes settles what becomes of workloads whose deletion the guard holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ManagerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -434,6 +458,16 @@ def add_ManagerServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=cluster_dot_v1_dot_manager__pb2.GetStatusRequest.FromString,
                     response_serializer=cluster_dot_v1_dot_manager__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'GetRoot': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRoot,
+                    request_deserializer=cluster_dot_v1_dot_manager__pb2.GetRootRequest.FromString,
+                    response_serializer=cluster_dot_v1_dot_manager__pb2.GetRootResponse.SerializeToString,
+            ),
+            'DecideRootDeletes': grpc.unary_unary_rpc_method_handler(
+                    servicer.DecideRootDeletes,
+                    request_deserializer=cluster_dot_v1_dot_manager__pb2.DecideRootDeletesRequest.FromString,
+                    response_serializer=cluster_dot_v1_dot_manager__pb2.DecideRootDeletesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1058,6 +1092,60 @@ class ManagerService:
             '/cluster.v1.ManagerService/GetStatus',
             cluster_dot_v1_dot_manager__pb2.GetStatusRequest.SerializeToString,
             cluster_dot_v1_dot_manager__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRoot(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.v1.ManagerService/GetRoot',
+            cluster_dot_v1_dot_manager__pb2.GetRootRequest.SerializeToString,
+            cluster_dot_v1_dot_manager__pb2.GetRootResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DecideRootDeletes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.v1.ManagerService/DecideRootDeletes',
+            cluster_dot_v1_dot_manager__pb2.DecideRootDeletesRequest.SerializeToString,
+            cluster_dot_v1_dot_manager__pb2.DecideRootDeletesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -79,6 +79,10 @@ class ManagerServiceStub:
     """StreamLogs streams the output of an instance from its worker."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_manager_pb2.GetStatusRequest, _manager_pb2.GetStatusResponse]
     """GetStatus says whether the manager's parts are ready and what the cluster is called."""
+    GetRoot: _grpc.UnaryUnaryMultiCallable[_manager_pb2.GetRootRequest, _manager_pb2.GetRootResponse]
+    """GetRoot tells how the cluster stands with its root."""
+    DecideRootDeletes: _grpc.UnaryUnaryMultiCallable[_manager_pb2.DecideRootDeletesRequest, _manager_pb2.DecideRootDeletesResponse]
+    """DecideRootDeletes settles what becomes of workloads whose deletion the guard holds."""
 
 @_typing.type_check_only
 class ManagerServiceAsyncStub(ManagerServiceStub):
@@ -131,6 +135,10 @@ class ManagerServiceAsyncStub(ManagerServiceStub):
     """StreamLogs streams the output of an instance from its worker."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_manager_pb2.GetStatusRequest, _manager_pb2.GetStatusResponse]  # type: ignore[assignment]
     """GetStatus says whether the manager's parts are ready and what the cluster is called."""
+    GetRoot: _aio.UnaryUnaryMultiCallable[_manager_pb2.GetRootRequest, _manager_pb2.GetRootResponse]  # type: ignore[assignment]
+    """GetRoot tells how the cluster stands with its root."""
+    DecideRootDeletes: _aio.UnaryUnaryMultiCallable[_manager_pb2.DecideRootDeletesRequest, _manager_pb2.DecideRootDeletesResponse]  # type: ignore[assignment]
+    """DecideRootDeletes settles what becomes of workloads whose deletion the guard holds."""
 
 class ManagerServiceServicer(metaclass=_abc_1.ABCMeta):
     """ManagerService owns the desired state. Every mutation is durable when it is answered and may be repeated safely."""
@@ -318,5 +326,21 @@ class ManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_manager_pb2.GetStatusResponse, _abc.Awaitable[_manager_pb2.GetStatusResponse]]:
         """GetStatus says whether the manager's parts are ready and what the cluster is called."""
+
+    @_abc_1.abstractmethod
+    def GetRoot(
+        self,
+        request: _manager_pb2.GetRootRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_manager_pb2.GetRootResponse, _abc.Awaitable[_manager_pb2.GetRootResponse]]:
+        """GetRoot tells how the cluster stands with its root."""
+
+    @_abc_1.abstractmethod
+    def DecideRootDeletes(
+        self,
+        request: _manager_pb2.DecideRootDeletesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_manager_pb2.DecideRootDeletesResponse, _abc.Awaitable[_manager_pb2.DecideRootDeletesResponse]]:
+        """DecideRootDeletes settles what becomes of workloads whose deletion the guard holds."""
 
 def add_ManagerServiceServicer_to_server(servicer: ManagerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
