@@ -6,7 +6,6 @@ import asyncio
 import os
 import platform
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,10 +18,9 @@ MEBIBYTE: Final = 1024 * 1024
 QMP_SOCKET: Final = "qmp"
 DISK_SUFFIXES: Final = {".qcow2": "qcow2", ".img": "raw", ".raw": "raw", ".vmdk": "vmdk", ".vdi": "vdi"}
 _INITRD_SUFFIXES: Final = (".cpio", ".initrd", ".gz", ".xz")
-_KVM_PROBE_S: Final = 3.0
+PROBE_GUEST: Final = Path(__file__).with_name("probe.bin")
+_PROBE_S: Final = 1.5
 _PROBE_CODE: Final = 42
-_RESET_VECTOR: Final = 65536 - 16
-_FIRMWARE: Final = (b"\xf4" * _RESET_VECTOR + bytes([0xB0, _PROBE_CODE, 0xE6, 0xF4])).ljust(65536, b"\xf4")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,23 +97,22 @@ def _network(guest: Guest) -> list[str]:
 
 async def choose_accelerator(binary: str) -> str:
     """`kvm` where a bounded probe boot under it works, else `tcg`: /dev/kvm may exist and not work."""
+    if not binary.endswith(("x86_64", "i386")):
+        return "tcg"
     return "kvm" if os.access("/dev/kvm", os.R_OK | os.W_OK) and await boots(binary, "kvm") else "tcg"
 
 
 async def boots(binary: str, accelerator: str) -> bool:
-    """Whether a guest of four bytes at the reset vector (`mov al, 42; out 0xf4, al`) really ran and ended itself."""
-    with tempfile.TemporaryDirectory(prefix="probe-") as folder:
-        firmware = Path(folder) / "firmware"
-        firmware.write_bytes(_FIRMWARE)
-        argv = [binary, "-M", "pc", "-accel", accelerator, "-m", "1", "-nodefaults", "-display", "none", "-no-reboot"]
-        argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-bios", str(firmware)]
-        quiet = asyncio.subprocess.DEVNULL
-        process = await asyncio.create_subprocess_exec(*argv, stdin=quiet, stdout=quiet, stderr=quiet)
-        try:
-            return await asyncio.wait_for(process.wait(), _KVM_PROBE_S) == (_PROBE_CODE << 1) | 1
-        except TimeoutError:
-            return False
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
+    """Whether the guest of `probe.S`, which needs interrupts and timers, really ran to its end, and soon."""
+    argv = [binary, "-M", "microvm", "-accel", accelerator, "-m", "2", "-nodefaults", "-display", "none", "-no-reboot"]
+    argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-kernel", str(PROBE_GUEST)]
+    quiet = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*argv, stdin=quiet, stdout=quiet, stderr=quiet)
+    try:
+        return await asyncio.wait_for(process.wait(), _PROBE_S) == (_PROBE_CODE << 1) | 1
+    except TimeoutError:
+        return False
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

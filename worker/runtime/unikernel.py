@@ -75,10 +75,11 @@ class UnikernelRuntime:
             self._be_nice(run)
         try:
             monitor = await self._connect(workload.ref)
-            await asyncio.wait_for(monitor.client.execute("cont"), COMMAND_TIMEOUT_S)
         except (OSError, EOFError, TimeoutError, _qmp_error()) as error:
             run.signal(signal.SIGKILL)
             raise RuntimeFailure(run.last_words() or f"QEMU did not answer: {error}") from None
+        with contextlib.suppress(EOFError, _qmp_error()):  # a guest may end before the answer arrives: `wait` tells
+            await asyncio.wait_for(monitor.client.execute("cont"), COMMAND_TIMEOUT_S)
 
     async def is_running(self, ref: Ref) -> bool:
         """Whether QEMU lives; the session with it is taken up again, and a guest still stopped is let run."""
@@ -92,15 +93,15 @@ class UnikernelRuntime:
         return self._run(ref).process is not None
 
     async def wait(self, ref: Ref) -> Exit:
-        """The guest's exit code through isa-debug-exit; else the reason that QEMU gave.
+        """The guest's exit code, up to 63, through isa-debug-exit; else the reason that QEMU gave.
 
-        QEMU's own status 0 alone means nothing: without a reason the outcome is unknown.
+        QEMU's own status 0 alone means nothing: without a reason the outcome is unknown. Statuses above 128 are signals.
         """
         end = await self._run(ref).wait()
         reason = await self._disconnect(ref)
         if not end.is_outcome_known or end.code is None:
             return end
-        if end.code & _DEBUG_EXIT and not self._is_refusal(ref, end.code):
+        if end.code & _DEBUG_EXIT and not end.reason and not self._is_refusal(ref, end.code):
             return Exit(code=end.code >> 1)
         if end.code == 0:
             return _exit_of(reason)

@@ -130,9 +130,7 @@ def test_with_an_obedient_runtime_everything_settles(steps: list[Event]) -> None
             for instruction in machine.handle(pending.pop(0), now):
                 pending += runtimes.obey(instruction)
             machine.check_invariants()
-    expected = {
-        Ref(*slot, generation) for slot, generation in wanted.items() if generation > fences.get(slot, 0)
-    }
+    expected = {Ref(*slot, generation) for slot, generation in wanted.items() if generation > fences.get(slot, 0)}
     assert runtimes.running == expected
     assert {ref for ref, item in machine.instances.items() if item.phase is Phase.RUNNING} == expected
     assert set(machine.instances) == expected
