@@ -1,0 +1,287 @@
+"""`docker-compose up` with images made from this machine's own files: one job arrives, runs and prints."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import urllib.request
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from testbed import mongo_server
+from testbed.commands import find
+from testbed.docker_engine import DockerEngine, busybox_root_file_system
+from testbed.ports import free_port
+from testbed.processes import REPOSITORY
+from testbed.waiting import wait_until
+
+CACHE = REPOSITORY / ".cache" / "compose"
+SITE, TOOLS = "opt/site", "opt/tools"
+LOCAL = "127.0.7.1"
+JOB = "c" * 24
+IMAGES = {"BASE_IMAGE": "local/python:1", "MOSQUITTO_IMAGE": "local/mosquitto:1", "MONGO_IMAGE": "local/mongo:1"}
+MONGOD = '#!/bin/sh\nexec /opt/jre/bin/java -Xmx128m -cp "/opt/mongo/*:/opt/mongo" Main "$2" /data/db/mongo.h2\n'
+PASSWD = "root:x:0:0::/:/bin/sh\nmosquitto:x:1883:1883::/:/bin/sh\n"
+GROUP = "root:x:0:\nmosquitto:x:1883:\n"
+JAVA_MODULES = "java.base,java.logging,java.management,java.naming,java.sql,java.xml,jdk.unsupported"
+pytestmark = [pytest.mark.real("compose", "mosquitto", "mongo"), pytest.mark.timeout(600)]
+
+
+class Image:
+    """A root file system in memory: a static busybox and what is added."""
+
+    def __init__(self) -> None:
+        self._body = io.BytesIO(busybox_root_file_system())
+        self._tar = tarfile.TarFile(fileobj=self._body, mode="a")
+        self._added: set[str] = set()
+
+    def add(self, source: Path, target: str) -> None:
+        """A file or a folder, without compiled Python; a no-op when it is there."""
+        if target not in self._added:
+            self._added.add(target)
+            self._tar.add(source.resolve(), target, filter=_without_caches)
+
+    def add_text(self, target: str, text: str, mode: int = 0o644) -> None:
+        """A small file."""
+        entry = tarfile.TarInfo(target)
+        entry.size, entry.mode = len(text.encode()), mode
+        self._tar.addfile(entry, io.BytesIO(text.encode()))
+
+    def add_folder(self, target: str, owner: int = 0) -> None:
+        """An empty folder of `owner`."""
+        entry = tarfile.TarInfo(target)
+        entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, 0o755, owner, owner
+        self._tar.addfile(entry)
+
+    def add_link(self, target: str, to: str) -> None:
+        """A symbolic link."""
+        entry = tarfile.TarInfo(target)
+        entry.type, entry.linkname = tarfile.SYMTYPE, to
+        self._tar.addfile(entry)
+
+    def add_libraries_of(self, *binaries: Path) -> None:
+        """The shared libraries of programs and libraries at the paths where they are looked for; wheels bring theirs."""
+        listing = subprocess.run(["ldd", *map(str, binaries)], capture_output=True, text=True, check=False).stdout
+        for path in set(re.findall(r"(/\S+\.so\S*) \(0x", listing)):
+            if "/../" not in path and sys.prefix not in path:
+                self.add(Path(path), path.lstrip("/"))
+
+    def load(self, engine: DockerEngine, tag: str, *changes: str) -> None:
+        """Hand it to the engine."""
+        self._tar.close()
+        repository, _, version = tag.partition(":")
+        with engine.client() as client:
+            client.api.import_image_from_data(
+                self._body.getvalue(), repository=repository, tag=version, changes=list(changes)
+            )
+
+
+def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    parts = set(Path(entry.name).parts)
+    return (
+        None
+        if parts & {"__pycache__", "test", "idlelib", "tkinter", "ensurepip", "config-3.11-x86_64-linux-gnu"}
+        else entry
+    )
+
+
+def _load_python(engine: DockerEngine) -> None:
+    """The interpreter that runs this test, with the packages of the lock in place of a package index."""
+    image, version = Image(), f"python3.{sys.version_info.minor}"
+    binary, library = Path(sys._base_executable).resolve(), Path(os.__file__).parent
+    image.add(binary, f"usr/local/bin/{version}")
+    image.add_link("usr/local/bin/python3", version)
+    modules = [entry for entry in library.iterdir() if entry.name not in ("site-packages", "dist-packages")]
+    for entry in modules:
+        image.add(entry, f"usr/local/lib/{version}/{entry.name}") if _is_kept(entry) else None
+    extensions = list((library / "lib-dynload").glob("*.so"))
+    for name in ("pip", *_needed()):
+        extensions += _add_distribution(image, name)
+    for entry in _hatchling().iterdir():
+        image.add(entry, f"{TOOLS}/{entry.name}")
+    image.add_libraries_of(binary, *extensions)
+    image.load(engine, IMAGES["BASE_IMAGE"], f"ENV PYTHONPATH=/{SITE}:/{TOOLS}", "ENV PATH=/usr/local/bin:/bin")
+
+
+def _is_kept(entry: Path) -> bool:
+    return entry.name not in ("__pycache__", "test", "idlelib", "tkinter", "ensurepip") and not entry.name.startswith(
+        "config-"
+    )
+
+
+def _needed() -> set[str]:
+    """The names of all distributions that the project needs at run time."""
+    needed: set[str] = set()
+    waiting = [Requirement("cluster-orchestrator[docker,wasm]")]
+    while waiting:
+        wanted = waiting.pop()
+        for line in metadata.requires(wanted.name) or ():
+            found = Requirement(line)
+            is_wanted = found.marker is None or any(
+                found.marker.evaluate({"extra": extra}) for extra in ("", *wanted.extras)
+            )
+            if is_wanted and found.name not in needed:
+                needed.add(found.name)
+                waiting.append(found)
+    return needed
+
+
+def _add_distribution(image: Image, name: str) -> list[Path]:
+    """Copy a distribution; returns its shared objects."""
+    paths = [(file, Path(str(file.locate()))) for file in metadata.files(name) or () if ".." not in file.parts]
+    for file, path in paths:
+        if path.is_file() and "__pycache__" not in file.parts:
+            image.add(path, f"{SITE}/{file}")
+    return [path for _, path in paths if ".so" in path.name and path.is_file()]
+
+
+def _hatchling() -> Path:
+    target = CACHE / "hatchling"
+    if not target.exists():
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target), "hatchling>=1.27"]
+        subprocess.run(command, check=True)
+    return target
+
+
+def _load_mosquitto(engine: DockerEngine) -> None:
+    image, binary = Image(), Path(find("mosquitto") or "")
+    image.add(binary, "usr/sbin/mosquitto")
+    image.add_libraries_of(binary)
+    image.add_text("etc/passwd", PASSWD)
+    image.add_text("etc/group", GROUP)
+    image.add_folder("mosquitto/data", owner=1883)
+    image.load(
+        engine, IMAGES["MOSQUITTO_IMAGE"], 'CMD ["/usr/sbin/mosquitto", "-c", "/mosquitto/config/mosquitto.conf"]'
+    )
+
+
+def _load_mongo(engine: DockerEngine) -> None:
+    """The testbed's server under the name and the arguments of the real one."""
+    image, folder = Image(), CACHE / "mongo"
+    runtime = folder / "jre"
+    if not runtime.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        source = (Path(mongo_server.__file__).with_name("Main.java")).read_text().replace('"127.0.0.1"', '"0.0.0.0"')
+        (folder / "Main.java").write_text(source)
+        jdk = Path(find("java") or "").resolve().parent
+        subprocess.run(
+            [jdk / "javac", "-cp", f"{mongo_server._JARS}/*", "-d", folder, folder / "Main.java"], check=True
+        )
+        jlink = [jdk / "jlink", "--add-modules", JAVA_MODULES, "--strip-debug", "--no-man-pages", "--output", runtime]
+        subprocess.run(jlink, check=True)
+    for path in (*mongo_server._JARS.glob("*.jar"), *folder.glob("*.class")):
+        image.add(path, f"opt/mongo/{path.name}")
+    image.add(runtime, "opt/jre")
+    image.add_libraries_of(runtime / "bin" / "java", *(runtime / "lib").rglob("*.so"))
+    image.add_text("bin/mongod", MONGOD, 0o755)
+    image.add_folder("data/db")
+    image.load(engine, IMAGES["MONGO_IMAGE"], "ENV PATH=/bin")
+
+
+class Compose:
+    """The project's compose file as a project of its own on a private engine."""
+
+    def __init__(self, engine: DockerEngine) -> None:
+        third = os.getpid() % 250
+        self._environment = {
+            **os.environ,
+            **IMAGES,
+            "DOCKER_HOST": engine.url,
+            "DOCKER_SOCKET": str(engine.socket),
+            "CLUSTER_IMAGE": "local/cluster:1",
+            "CLUSTER_NAME": "composed",
+            "PUBLISH": LOCAL,
+            "PUBLISH_LOCAL": LOCAL,
+            "CLUSTER_SUBNET": f"10.232.{third}.0/24",
+            "CLUSTER_GATEWAY_IP": f"10.232.{third}.1",
+            "WORKER_IP": f"10.232.{third}.1",
+            "WORKER_PORT": str(free_port()),
+            "COMPOSE_PROJECT_NAME": f"composed{os.getpid()}",
+        }
+
+    def __call__(self, *arguments: str) -> str:
+        """Run docker-compose; fails with what it printed."""
+        command = [find("docker-compose") or "docker-compose", *arguments]
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=self._environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{arguments}: {done.stdout[-3000:]}{done.stderr[-5000:]}"
+        return done.stdout
+
+
+@pytest.fixture(name="compose")
+def _compose(docker_engine: DockerEngine) -> Iterator[Compose]:
+    for load in (_load_python, _load_mosquitto, _load_mongo):
+        load(docker_engine)
+    compose = Compose(docker_engine)
+    compose("build", "gateway")
+    try:
+        yield compose
+    finally:
+        compose("--profile", "worker", "down", "--volumes", "--remove-orphans", "--timeout", "5")
+
+
+def _ask(method: str, path: str, body: object = None) -> tuple[int, bytes]:
+    """Status and body of a request to the gateway; status 0 where it does not answer."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"http://{LOCAL}:10100{path}", data, headers, method=method)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
+    except OSError as error:
+        return 0, str(error).encode()
+
+
+def _instances() -> list[dict[str, object]]:
+    listed: list[dict[str, object]] = json.loads(_ask("GET", f"/api/instances?job_id={JOB}")[1])["instances"]
+    return listed
+
+
+@contextlib.contextmanager
+def _logs_on_failure(compose: Compose) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        print(
+            compose("--profile", "worker", "ps"), compose("--profile", "worker", "logs", "--no-color", "--tail", "30")
+        )
+        raise
+
+
+def _services(listing: str) -> set[str]:
+    return {line.split()[0] for line in listing.splitlines() if line}
+
+
+def test_a_job_runs_through_the_compose_file(compose: Compose) -> None:
+    """The default profile is broker, database and orchestrator; with a worker a job runs, and is kept over restarts."""
+    compose("up", "--detach")
+    with _logs_on_failure(compose):
+        wait_until(lambda: _ask("GET", "/status")[0] == 200, timeout=90, what="GET /status is 200")
+        assert _services(compose("ps", "--services")) == {"mosquitto", "mongo", "manager", "scheduler", "gateway"}
+        compose("--profile", "worker", "up", "--detach", "worker")
+        job = {"_id": JOB, "job_name": "hello", "image": "builtin:hello", "technology": "wasm"}
+        assert _ask("POST", f"/api/deploy/{JOB}/0", job) == (200, b'{"status":"ok"}')
+        wait_until(lambda: [item["state"] for item in _instances()] == ["RUNNING"], timeout=60)
+        wait_until(lambda: b"hello from wasm" in _ask("GET", f"/api/instances/{JOB}/0/logs")[1])
+        compose("restart", "--timeout", "5", "mongo", "manager")
+        wait_until(lambda: _ask("GET", "/status")[0] == 200, timeout=90, what="GET /status is 200 again")
+        assert [item["state"] for item in _instances()] == ["RUNNING"]
+        assert _ask("GET", f"/api/delete/{JOB}/0")[0] == 200
+        wait_until(lambda: [item["state"] for item in _instances()] == ["STOPPED"], timeout=60)
+
+
+def test_the_four_processes_are_not_root(compose: Compose) -> None:
+    """The image's user is an ordinary one."""
+    assert compose("run", "--rm", "--no-deps", "--entrypoint", "id", "scheduler", "-u").strip() == "10001"
