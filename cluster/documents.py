@@ -33,6 +33,7 @@ MEBIBYTE: Final = 1024 * 1024
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}\Z")
 JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _PORTS: Final = re.compile(r"\s*(?:\d{1,5}(?::\d{1,5})?(?:/(?:tcp|udp))?\s*(?:;\s*|\Z))*\Z")
+_UNION_TAGS: Final = ("str", "int")
 _NAME_RULE: Final = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most {} characters"
 
 
@@ -192,7 +193,6 @@ class JobDocument(_Document):
 def parse_job(document: object) -> JobSpec:
     """The specification in a job document. Raises InvalidInputError that names the field and the remedy."""
     parsed = _validate(JobDocument, document, "the job document")
-    assert isinstance(document, Mapping)
     one_shot = bool(parsed.one_shot)
     return JobSpec(
         name=_job_name(parsed),
@@ -239,7 +239,7 @@ def job_document(spec: JobSpec) -> dict[str, Any]:
         "storage": _in_units(spec.demand.storage_bytes, MEBIBYTE),
         "vgpus": spec.demand.gpus,
         "restart_policy": None if spec.restart_policy is _default_restart(spec.one_shot) else spec.restart_policy.value,
-        "max_attempts": spec.max_attempts,
+        "max_attempts": spec.max_attempts or None,
         "stop_grace_s": None if spec.stop_grace_s == DEFAULT_STOP_GRACE_S else spec.stop_grace_s,
         "on_disconnect": None if spec.on_disconnect is OnDisconnect.REPLACE else spec.on_disconnect.value,
         "stop_after_s": None if spec.stop_after_s == DEFAULT_STOP_AFTER_S else spec.stop_after_s,
@@ -359,5 +359,5 @@ def _validate(model: type[Model], document: object, what: str) -> Model:
         return model.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "body"
+        field = ".".join(str(part) for part in first["loc"] if part not in _UNION_TAGS) or "body"
         raise InvalidInputError(f"{field}: {first['msg']}", field=field) from None
