@@ -125,6 +125,7 @@ class RealWorker:
 
     def __init__(self, folder: Path, gateway: StandInGateway, manager: ManagerSide, settings: dict[str, str]) -> None:
         self.folder = folder
+        self.gateway = gateway
         self._manager = manager
         self.port = free_port()
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("WORKER_", "DOCKER_"))}
@@ -167,18 +168,24 @@ def manager_side(broker: Mosquitto) -> Iterator[ManagerSide]:
 
 
 @contextlib.contextmanager
-def real_worker(folder: Path, broker: Mosquitto, manager: ManagerSide, **settings: str) -> Iterator[RealWorker]:
+def real_worker(
+    folder: Path, broker: Mosquitto, manager: ManagerSide, *, is_awaited: bool = True, **settings: str
+) -> Iterator[RealWorker]:
     """A started worker; at the end it stops all its workloads."""
     gateway = StandInGateway(broker.port)
     folder.mkdir(parents=True, exist_ok=True)
     worker = RealWorker(folder, gateway, manager, settings)
     try:
-        worker.start()
+        if is_awaited:
+            worker.start()
+        else:
+            worker.process.start()
         yield worker
     finally:
-        worker.process.kill()
+        worker.process.stop()
         worker.process.env["WORKER_STOP_WORKLOADS_ON_EXIT"] = "true"
+        seen = worker.process.output().count("worker serving")
         worker.process.start()
-        worker.process.wait_for_output("worker serving")
+        wait_until(lambda: worker.process.output().count("worker serving") > seen, what="the worker, for tidying up")
         worker.process.stop(timeout=15)
         gateway.close()
