@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import random
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -128,6 +129,7 @@ class Cluster:
             "BIND": address,
             "TELEMETRY_INTERVAL_S": "0.5",
             "INVENTORY_INTERVAL_S": "1",
+            "WORKER_STOP_WORKLOADS_ON_EXIT": "true",
         }
         self.parts[name] = self._python("worker", {**own, **settings}, name)
         return self.parts[name].start()
@@ -153,7 +155,13 @@ class Cluster:
         for part in self.parts.values():
             if part.returncode is not None:
                 part.reap()
-        leftovers.kill_processes_mentioning(str(self.folder))
+        for pid in self.processes_below(self.folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def processes_below(self, folder: Path) -> list[int]:
+        """Processes that work in `folder`, or name it on their command line."""
+        return sorted({*_working_below(folder), *leftovers.processes_mentioning(f"{folder}/")})
 
     def _addresses(self) -> dict[str, str]:
         return {
@@ -191,6 +199,13 @@ class Cluster:
             if not part.is_running:
                 raise RuntimeError(f"{name} ended with {part.returncode}:\n{part.output()[-4000:]}")
         return self.http.request("GET", "/status").status == 200
+
+
+def _working_below(folder: Path) -> Iterator[int]:
+    for entry in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if entry.readlink().is_relative_to(folder):
+                yield int(entry.parent.name)
 
 
 def _free_ports(count: int) -> list[int]:

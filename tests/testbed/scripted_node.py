@@ -1,4 +1,4 @@
-"""Nodes that a test scripts: they speak MQTT as the seed's or the project's own worker does, and remember everything."""
+"""Nodes that a test scripts: they speak MQTT as the seed's or our own worker does, and remember everything."""
 
 import contextlib
 import json
@@ -79,11 +79,7 @@ class ScriptedNode:
         """What was commanded so far, oldest first."""
         with self.lock:
             bodies = [item.body for item in self.heard]
-        return [
-            body
-            for body in bodies
-            if verb in ("", body["command"]) and job_id in ("", body["job"]["id"])
-        ]
+        return [body for body in bodies if verb in ("", body["command"]) and job_id in ("", body["job"]["id"])]
 
     def wait_for(self, verb: str, job_id: str, count: int = 1, timeout: float = 30.0) -> dict[str, Any]:
         """Wait for the `count`-th command of that kind for a job."""
