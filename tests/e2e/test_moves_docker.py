@@ -1,0 +1,110 @@
+"""100 moves of a container with a published port, watched by a client that knows both nodes."""
+
+import http.client
+import itertools
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from testbed.cluster import Cluster, cluster
+from testbed.docker_engine import BUSYBOX, DockerEngine
+from testbed.operating import deploy, move, wait_for_state, wait_until_settled
+
+MOVES = 100
+PORT = 18_000 + os.getpid() % 2_000
+NODES = {"edge-a": "127.0.0.2", "edge-b": "127.0.0.3"}
+WEB = {
+    "image": BUSYBOX,
+    "technology": "docker",
+    "cmd": ["sh", "-c", "mkdir -p /www && echo hello > /www/index.html && exec httpd -f -p 80 -h /www"],
+    "port": f"{PORT}:80",
+    "stop_grace_s": 0,
+    "readiness": {"http": {"path": "/", "port": 80}, "interval_s": 0.1, "timeout_s": 1},
+}
+
+
+class Client:
+    """Asks the node that answered last, then the other one; a request has failed when both did."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self.slowest_s = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="client")
+
+    def __enter__(self) -> "Client":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        order = list(NODES.values())
+        while not self._ended.wait(0.005):
+            began = time.monotonic()
+            errors = []
+            for address in tuple(order):
+                error = _ask(address)
+                if not error:
+                    order.sort(key=lambda item, best=address: item != best)
+                    break
+                errors.append(f"{address}: {error}")
+            self.outcomes["failed" if len(errors) == len(NODES) else "at once" if not errors else "at the other"] += 1
+            if len(errors) == len(NODES):
+                self.failures.append(f"{errors}")
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+
+
+def _ask(address: str) -> str:
+    """Why a GET failed; "" where it was answered."""
+    connection = http.client.HTTPConnection(address, PORT, timeout=10.0)
+    try:
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        body = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        return repr(error)
+    finally:
+        connection.close()
+    return "" if (answer.status, body) == (200, b"hello\n") else f"{answer.status} {body[:50]!r}"
+
+
+@pytest.fixture
+def pair(docker_engine: DockerEngine) -> Iterator[Cluster]:
+    """Two real workers with a container engine behind them."""
+    with cluster() as made:
+        for name in NODES:
+            made.add_worker(name, DOCKER_HOST=docker_engine.url, WORKER_STOP_WORKLOADS_ON_EXIT="true")
+            made.wait_until_node_is(name, "READY")
+        yield made
+
+
+@pytest.mark.real("docker")
+@pytest.mark.timeout(600)
+def test_no_request_fails_during_100_moves(pair: Cluster, record_property: Callable[[str, object], None]) -> None:
+    """A client that tries the other node when one refuses sees every request answered during 100 moves."""
+    deploy(pair, "web", **WEB)
+    found = wait_for_state(pair, "web")
+    names = {pair.node(name)["id"]: name for name in NODES}
+    order = itertools.cycle(sorted(NODES, key=lambda name: name != names[found["node_id"]]))
+    source = next(order)
+    with Client() as client:
+        for _ in range(MOVES):
+            target = next(order)
+            answer = move(pair, "web", source, target)
+            assert answer.status == 200, answer
+            found = wait_until_settled(pair, "web")
+            assert names[found["node_id"]] == target
+            source = target
+    assert client.failures == []
+    assert client.outcomes["at once"] > MOVES
+    record_property("requests", dict(client.outcomes))
+    record_property("slowest_s", client.slowest_s)
+    print(f"requests {dict(client.outcomes)}, slowest {client.slowest_s:.3f} s")
