@@ -88,14 +88,21 @@ class Http:
 class Cluster:
     """Broker, manager, scheduler and gateway in `folder`; workers are added by `add_worker`."""
 
-    def __init__(self, folder: Path, *, is_embedded: bool = False, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        is_embedded: bool = False,
+        broker_configuration: str = "",
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
         self.ports = dict(zip((*PARTS, "metrics"), _free_ports(len(PARTS) + 1), strict=True))
         self.is_embedded = is_embedded or not available("mosquitto")
         self.http = Http(self.ports["gateway"])
         self.parts: dict[str, Process] = {}
         self._environment = {**os.environ, **self._addresses(), **(settings or {})}
-        self._make_broker()
+        self._make_broker(broker_configuration)
         for name in PARTS[1:]:
             self.parts[name] = self._python(name, {})
 
@@ -181,14 +188,14 @@ class Cluster:
             "PYTHONPATH": "",
         }
 
-    def _make_broker(self) -> None:
+    def _make_broker(self, extra_configuration: str) -> None:
         port = self.ports["broker"]
         if self.is_embedded:
             argv = [sys.executable, "-P", "-m", "clusterctl.broker", "--port", str(port)]
             self.parts["broker"] = Process(argv, self._environment, self.folder / "broker.log")
         else:
             (self.folder / "broker").mkdir()
-            self.parts["broker"] = Mosquitto(self.folder / "broker", port).process
+            self.parts["broker"] = Mosquitto(self.folder / "broker", port, extra_configuration).process
 
     def _python(self, module: str, settings: Mapping[str, str], name: str = "") -> Process:
         argv = [sys.executable, "-P", "-m", module]
@@ -218,10 +225,12 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def cluster(*, is_embedded: bool = False, **settings: str) -> Iterator[Cluster]:
+def cluster(*, is_embedded: bool = False, broker_configuration: str = "", **settings: str) -> Iterator[Cluster]:
     """A ready cluster without workers for the time of the block; `settings` are environment variables of all parts."""
     with tempfile.TemporaryDirectory(prefix="cluster-") as folder:
-        made = Cluster(Path(folder), is_embedded=is_embedded, settings=settings)
+        made = Cluster(
+            Path(folder), is_embedded=is_embedded, broker_configuration=broker_configuration, settings=settings
+        )
         try:
             yield made.start()
         finally:

@@ -1,0 +1,63 @@
+"""`python tests/bench [--json FILE] [--only NAME]… [--strict]`: measure, print a table, write JSON."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_PARTS: Final = ("telemetry", "deploys", "placement", "startup", "memory", "store_writes")
+
+if TYPE_CHECKING:
+    from bench.figures import Figure
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the parts that were asked for; 1 where `--strict` and a figure misses its limit."""
+    options = _parser().parse_args(arguments)
+    sys.path[:0] = [str(_ROOT), str(_ROOT / "tests")]
+    os.environ["PYTHONPATH"] = f"{_ROOT}{os.pathsep}{_ROOT / 'tests'}"
+    from bench.figures import table
+    from bench.own_figures import figures_of
+
+    found: list[Figure] = []
+    results: dict[str, Any] = {"machine": _machine()}
+    for name in options.only or _PARTS:
+        print(f"measuring {name} …", file=sys.stderr, flush=True)
+        results[name] = importlib.import_module(f"bench.{name}").run()
+        found += figures_of(name, results[name])
+    results["figures"] = [{**vars(figure), "verdict": figure.verdict} for figure in found]
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(results, indent=2) + "\n")
+    print(table(found))
+    print(f"\nall figures: {options.json}")
+    return int(options.strict and any(figure.is_missed for figure in found))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python tests/bench", description=__doc__)
+    parser.add_argument("--json", type=Path, default=_ROOT / ".cache" / "bench.json", metavar="FILE")
+    parser.add_argument("--only", action="append", choices=_PARTS, help="measure this part only; may be repeated")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 where a figure misses its limit")
+    return parser
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "load_1_min": os.getloadavg()[0],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
