@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,6 +25,7 @@ from cluster.topics import Channel, parse, topic
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger()
 KEEPALIVE_S: Final = 10
 SESSION_EXPIRY_S: Final = 86_400
+STOP_TIMEOUT_S: Final = 2.0
 ONLINE: Final = b'{"online":true}'
 OFFLINE: Final = b'{"online":false}'
 _READ: Final = (Channel.CONTROLS, Channel.LEASE, Channel.CONTROL_ERROR)
@@ -57,6 +59,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._protocol = MQTTProtocolVersion.MQTTv5
         self._has_connected = False
+        self._is_stopped = False
         self._is_told = False
         self._client = self._begin()
 
@@ -74,11 +77,8 @@ class Session:
             info = self._client.publish(topic(self.address.node_id, Channel.CONNECTION), OFFLINE, qos=1)
             with contextlib.suppress(RuntimeError, ValueError):
                 await asyncio.to_thread(info.wait_for_publish, 1.0)
-        await self._end(self._client)
-
-    async def _end(self, client: paho.Client) -> None:
-        client.disconnect()
-        await asyncio.to_thread(client.loop_stop)
+        self._is_stopped = True
+        await asyncio.to_thread(_end(self._client).join, STOP_TIMEOUT_S)
 
     def _begin(self) -> paho.Client:
         is_5 = self._protocol is MQTTProtocolVersion.MQTTv5
@@ -114,6 +114,9 @@ class Session:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _on_connect(self, client: paho.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if self._is_stopped:
+            client.disconnect()
+            return
         if reason.is_failure:
             self._hand_over(self._failed, client, str(reason), True)
             return
@@ -156,8 +159,7 @@ class Session:
     def _speak_otherwise(self, refused: paho.Client) -> None:
         is_5 = self._protocol is MQTTProtocolVersion.MQTTv5
         self._protocol = MQTTProtocolVersion.MQTTv311 if is_5 else MQTTProtocolVersion.MQTTv5
-        refused.disconnect()
-        self._loop.run_in_executor(None, refused.loop_stop)
+        _end(refused)
         self._client = self._begin()
 
     def _received(self, client: paho.Client, message: paho.MQTTMessage) -> None:
@@ -174,3 +176,11 @@ class Session:
     def _published(self, client: paho.Client, mid: int) -> None:
         if client is self._client:
             self._handlers.published(mid)
+
+
+def _end(client: paho.Client) -> threading.Thread:
+    """Disconnect and end paho's thread, which may sleep for a while before it looks: nobody has to wait for it."""
+    client.disconnect()
+    ending = threading.Thread(target=client.loop_stop, name="mqtt-end", daemon=True)
+    ending.start()
+    return ending

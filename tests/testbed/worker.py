@@ -11,17 +11,28 @@ import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from paho.mqtt import client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from testbed.mosquitto import Mosquitto
 from testbed.ports import free_port
 from testbed.processes import Process
 from testbed.waiting import wait_until
 
 NODE_ID = "5f0000000000000000000001"
+
+
+class Broker(Protocol):
+    """Where a broker listens."""
+
+    @property
+    def host(self) -> str:
+        """Its address."""
+
+    @property
+    def port(self) -> int:
+        """Its port."""
 
 
 class StandInGateway:
@@ -59,7 +70,7 @@ class StandInGateway:
 class ManagerSide:
     """An MQTT client that commands one node and keeps what it says."""
 
-    def __init__(self, broker: Mosquitto) -> None:
+    def __init__(self, broker: Broker) -> None:
         self.states: list[dict[str, Any]] = []
         self.inventories: list[dict[str, Any]] = []
         self.telemetry: list[dict[str, Any]] = []
@@ -158,7 +169,7 @@ class RealWorker:
 
 
 @contextlib.contextmanager
-def manager_side(broker: Mosquitto) -> Iterator[ManagerSide]:
+def manager_side(broker: Broker) -> Iterator[ManagerSide]:
     """The manager's side for the time of the block."""
     side = ManagerSide(broker)
     try:
@@ -169,7 +180,7 @@ def manager_side(broker: Mosquitto) -> Iterator[ManagerSide]:
 
 @contextlib.contextmanager
 def real_worker(
-    folder: Path, broker: Mosquitto, manager: ManagerSide, *, is_awaited: bool = True, **settings: str
+    folder: Path, broker: Broker, manager: ManagerSide, *, is_awaited: bool = True, **settings: str
 ) -> Iterator[RealWorker]:
     """A started worker; at the end it stops all its workloads."""
     gateway = StandInGateway(broker.port)

@@ -75,11 +75,11 @@ class UnikernelRuntime:
             self._be_nice(run)
         try:
             monitor = await self._connect(workload.ref)
+            with contextlib.suppress(EOFError, _qmp_error()):  # a guest may end before the answer comes: `wait` tells
+                await asyncio.wait_for(monitor.client.execute("cont"), COMMAND_TIMEOUT_S)
         except (OSError, EOFError, TimeoutError, _qmp_error()) as error:
             run.signal(signal.SIGKILL)
             raise RuntimeFailure(run.last_words() or f"QEMU did not answer: {error}") from None
-        with contextlib.suppress(EOFError, _qmp_error()):  # a guest may end before the answer arrives: `wait` tells
-            await asyncio.wait_for(monitor.client.execute("cont"), COMMAND_TIMEOUT_S)
 
     async def is_running(self, ref: Ref) -> bool:
         """Whether QEMU lives; the session with it is taken up again, and a guest still stopped is let run."""
@@ -95,7 +95,7 @@ class UnikernelRuntime:
     async def wait(self, ref: Ref) -> Exit:
         """The guest's exit code, up to 63, through isa-debug-exit; else the reason that QEMU gave.
 
-        QEMU's own status 0 alone means nothing: without a reason the outcome is unknown. Statuses above 128 are signals.
+        QEMU's own status 0 alone means nothing: without a reason the outcome is unknown. Above 128 are signals.
         """
         end = await self._run(ref).wait()
         reason = await self._disconnect(ref)
