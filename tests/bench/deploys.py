@@ -7,11 +7,11 @@ import time
 from typing import Any, Final
 
 import orjson
-
 from bench.echo_nodes import Arrivals, EchoNodes
 from bench.figures import Figure, percentile
-from bench.rig import bench_cluster
+from bench.rig import bench_cluster, cpu_s
 from bench.telemetry import register
+
 from testbed.cluster import HOST, Cluster
 from testbed.waiting import wait_until
 
@@ -37,10 +37,12 @@ def run(*, nodes: int = 10, singles: int = 300, many: int = 3000, clients: int =
         asyncio.run(_send(made, "warm", 20, 1, _PAUSE_S))
         one_by_one = asyncio.run(_send(made, "single", singles, 1, _PAUSE_S))
         wait_until(lambda: echoes.count.value >= 20 + singles, what="all commands have arrived")
+        cpu_before = cpu_s(made)
         began = time.monotonic()
         at_once = asyncio.run(_send(made, "many", many, clients, 0.0))
         answered_s = time.monotonic() - began
         wait_until(lambda: echoes.count.value >= 20 + singles + many, timeout=120, what="all commands have arrived")
+        cpu_ms = {name: round((used - cpu_before[name]) * 1e3 / many, 2) for name, used in cpu_s(made).items()}
         arrivals = echoes.stop()
     took_s = max(arrivals[key] for key in at_once) - began
     return {
@@ -49,6 +51,7 @@ def run(*, nodes: int = 10, singles: int = 300, many: int = 3000, clients: int =
         "at_once": {"clients": clients, **_latencies(at_once, arrivals)},
         "answers_per_s": round(many / answered_s, 1),
         "deploys_per_s": round(many / took_s, 1),
+        "cpu_ms_per_deploy": cpu_ms,
     }
 
 
@@ -63,6 +66,10 @@ def figures(result: dict[str, Any]) -> list[Figure]:
         Figure(name=many, value=result["deploys_per_s"], unit="/s", limit=LIMIT_PER_S, is_floor=True),
         Figure(name=f"{many}: HTTP to MQTT p50", value=loaded["p50_ms"], unit="ms"),
         Figure(name=f"{many}: HTTP to MQTT p99", value=loaded["p99_ms"], unit="ms"),
+        *(
+            Figure(name=f"cpu per deploy: {name}", value=ms, unit="ms")
+            for name, ms in result["cpu_ms_per_deploy"].items()
+        ),
     ]
 
 

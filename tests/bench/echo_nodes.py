@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import orjson
 import paho.mqtt.client as mqtt
+from bench.flood import CONTEXT, PAYLOAD
 from paho.mqtt.enums import CallbackAPIVersion
 
-from bench.flood import CONTEXT, PAYLOAD
 from testbed.cluster import HOST
 
 _BEAT_S: Final = 1.0

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from bench.figures import Figure
 from bench.rig import bench_cluster
+
 from testbed.cluster import PARTS
 from testbed.waiting import wait_until
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.figures import Figure
+
 from testbed.cluster import Http
 from testbed.ports import is_listening
 from testbed.processes import process

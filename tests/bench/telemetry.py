@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from bench.figures import Figure
 from bench.flood import BareClient, publish
-from bench.rig import BROKER, bench_cluster
+from bench.rig import BROKER, bench_cluster, cpu_s
+
 from testbed.cluster import Cluster
 from testbed.mosquitto import mosquitto
 
@@ -30,7 +31,9 @@ def run(*, nodes: int = 1000, flood: int = 100_000, seconds: float = 3.0, publis
     bare = _bare(nodes, flood, publishers)
     with bench_cluster() as made:
         node_ids = register(made, nodes)
+        cpu_before = cpu_s(made)
         flooded = _flood(lambda: _counted(made), lambda: publish(_port(made), node_ids, flood, 0, publishers), flood)
+        cpu_us = {name: round((used - cpu_before[name]) * 1e6 / flood, 1) for name, used in cpu_s(made).items()}
         steps = []
         for share in _LADDER:
             steps.append(_offer(made, node_ids, flooded["per_s"] * share, seconds, publishers))
@@ -48,6 +51,7 @@ def run(*, nodes: int = 1000, flood: int = 100_000, seconds: float = 3.0, publis
         "dropped": dropped,
         "without_loss_per_s": last["per_s"] if is_lossless else 0.0,
         "share_of_bare": round(last["per_s"] / bare["per_s"], 3) if is_lossless else 0.0,
+        "cpu_us_per_message": cpu_us,
         "steps": steps,
     }
 
@@ -72,6 +76,10 @@ def figures(result: dict[str, Any]) -> list[Figure]:
             is_floor=True,
         ),
         Figure(name="telemetry: dropped by the manager", value=result["dropped"], unit="msg", limit=0),
+        *(
+            Figure(name=f"cpu per message: {name}", value=us, unit="us")
+            for name, us in result["cpu_us_per_message"].items()
+        ),
     ]
 
 
