@@ -362,8 +362,9 @@ class Machine:
     # -- transitions ------------------------------------------------------------------------------------------------
 
     def _begin_waiting(self, now: float) -> None:
-        for item in sorted(self.instances.values(), key=lambda item: item.ref):
-            if item.phase is Phase.WAITING and not self._is_slot_taken(item.ref):
+        for ref in sorted(self.instances):
+            item = self.instances[ref]  # as it is now: what began before may have ended or begun this one
+            if item.phase is Phase.WAITING and not self._is_slot_taken(ref):
                 self._begin(item, now)
 
     def _is_slot_taken(self, ref: Ref) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Final
@@ -60,6 +61,9 @@ class ImageCache:
 
         try:
             await asyncio.to_thread(self._download, url, target, cancelled, report)
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise RuntimeFailure(f"cannot download {url}: {error}") from None
         except OSError as error:
             raise RuntimeFailure(f"cannot download {url}: {error}") from None
         finally:

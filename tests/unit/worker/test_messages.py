@@ -1,0 +1,89 @@
+"""The worker's messages, as the manager's own parsers read them."""
+
+import pytest
+
+from cluster.nodes import Dialect, parse_registration
+from cluster.payloads import Command, parse_command, parse_object, parse_resources, parse_state, write_command
+from testbed.machines import REF, spec
+from worker import messages
+from worker.agent import to_event
+from worker.gateway import Membership, parse_membership
+from worker.records import DeleteAsked, DeployAsked, Instance, MoveAnnounced, Phase, Status
+from worker.runtime.base import Usage
+from worker.state import Message
+
+NODE = messages.NodeFacts(
+    name="n1",
+    ip="127.0.0.2",
+    port=10200,
+    technologies=("docker", "wasm"),
+    vcpus=4,
+    memory_in_mb=2048,
+    storage_in_mb=100,
+    architecture="amd64",
+)
+
+
+def test_registration_is_this_projects_dialect() -> None:
+    """Names, technologies and totals arrive; the first time without an id."""
+    found = parse_registration(parse_object(messages.registration(NODE, "")))
+    assert (found.dialect, found.name, found.ip, found.port) == (Dialect.WORKER, "n1", "127.0.0.2", 10200)
+    assert found.technologies == ("docker", "wasm")
+    assert found.capacity.cpu_millicores == 4000
+    assert found.capacity.memory_bytes == 2048 * 1024 * 1024
+    assert found.given_id == ""
+
+
+def test_state() -> None:
+    """Every field of a state arrives; an exit code only where there is one."""
+    message = Message(
+        sequence=7, ref=REF, job_name="web", status=Status.FAILED, detail="d" * 5000, exit_code=3, at_ms=99
+    )
+    found = parse_state(messages.state(message, "127.0.0.2"))
+    assert (found.job_name, found.job_id, found.number, found.generation) == ("web", "j1", 0, 100)
+    assert (found.status, found.exit_code, found.sequence, found.at_ms) == ("FAILED", 3, 7, 99)
+    assert len(found.detail) == 1024
+
+
+def test_inventory() -> None:
+    """Everything on disk with what it takes, and the sequence that it contains."""
+    item = Instance(ref=REF, spec=spec(), phase=Phase.RUNNING, status=Status.RUNNING, detail="fine")
+    usage = {REF: Usage(cpu_percent=12.3456, memory_bytes=10, disk_bytes=20)}
+    found = parse_resources(messages.inventory([item], usage, 42))
+    assert (found.is_inventory, found.sequence) == (True, 42)
+    (entry,) = found.entries
+    assert (entry.job_id, entry.job_name, entry.number, entry.generation) == ("j1", "web", 0, 100)
+    assert (entry.technology, entry.status, entry.detail) == ("docker", "RUNNING", "fine")
+    assert (entry.cpu_percent, entry.memory_bytes, entry.disk_bytes) == (12.346, 10, 20)
+
+
+@pytest.mark.parametrize(
+    ("word", "event"),
+    [
+        ("deploy", DeployAsked(REF, spec())),
+        ("replicate", DeployAsked(REF, spec())),
+        ("delete", DeleteAsked(REF, spec())),
+        ("move", MoveAnnounced(REF, "target")),
+    ],
+)
+def test_commands(word: str, event: object) -> None:
+    """A command as the manager writes it becomes the machine's event, its specification whole."""
+    command = Command(command=word, job_id="j1", number=0, generation=100, spec=spec(), cluster="c", worker="target")
+    assert to_event(parse_command(write_command(command))) == event
+
+
+def test_membership() -> None:
+    """The port is a string or a number."""
+    assert parse_membership(b'{"id":"a1","MQTT_BROKER_PORT":"10003"}') == Membership(node_id="a1", broker_port=10003)
+    with_host = parse_membership(b'{"id":"a1","MQTT_BROKER_PORT":1,"MQTT_BROKER_HOST":"h"}')
+    assert (with_host.broker_port, with_host.broker_host) == (1, "h")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{}", b'{"id":"a/b","MQTT_BROKER_PORT":"1"}', b'{"id":"a","MQTT_BROKER_PORT":"x"}', b'{"id":"a"}'],
+)
+def test_bad_answers_are_refused(body: bytes) -> None:
+    """An answer that cannot be used is an error, not a half registration."""
+    with pytest.raises(ValueError):
+        parse_membership(body)
