@@ -8,6 +8,7 @@ calls itself connected.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -91,6 +92,7 @@ class Bridge:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_socket_open = _send_at_once
         client.reconnect_delay_set(1, 2)
         client.max_queued_messages_set(0)
         return client
@@ -240,6 +242,11 @@ class Bridge:
             properties = _properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s)
         self._client.publish(topic(topic_id, channel), payload, qos=qos, properties=properties)
         return True
+
+
+def _send_at_once(_client: Client, _: Any, connection: socket.socket) -> None:
+    """Else a command waits up to 40 ms for the broker to acknowledge the packet before it (Nagle's algorithm)."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _properties(packet: int, **values: int) -> Properties:
