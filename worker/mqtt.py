@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -96,6 +97,7 @@ class Session:
         client.on_connect_fail = self._on_connect_fail
         client.on_message = self._on_message
         client.on_publish = self._on_publish
+        client.on_socket_open = _send_at_once
         if is_5:
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
             properties.SessionExpiryInterval = SESSION_EXPIRY_S
@@ -184,3 +186,8 @@ def _end(client: paho.Client) -> threading.Thread:
     ending = threading.Thread(target=client.loop_stop, name="mqtt-end", daemon=True)
     ending.start()
     return ending
+
+
+def _send_at_once(_client: paho.Client, _data: Any, connection: socket.socket) -> None:
+    """Else a state waits up to 40 ms for the broker to acknowledge the packet before it (Nagle's algorithm)."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
