@@ -27,6 +27,7 @@ _WORKER_GRACE_S: Final = 20.0
 _MOSQUITTO: Final = """\
 listener {port} {bind}
 allow_anonymous true
+set_tcp_nodelay true
 persistence true
 persistence_location {folder}/
 autosave_interval 5
