@@ -106,9 +106,12 @@ def _count(port: int, received: Any, subscribed: Any) -> None:
     def on_message(_client: Any, _data: Any, _message: Any) -> None:
         received.value += 1
 
+    def on_connect(client: mqtt.Client, *_facts: Any) -> None:
+        client.subscribe("nodes/+/information")
+
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="bare", protocol=mqtt.MQTTv311)
     client.on_message = on_message
-    client.on_connect = lambda *_: client.subscribe("nodes/+/information")
+    client.on_connect = on_connect
     client.on_subscribe = lambda *_: subscribed.set()
     client.connect(HOST, port)
     client.loop_forever()

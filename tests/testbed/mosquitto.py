@@ -14,6 +14,7 @@ from testbed.waiting import wait_until
 _CONFIGURATION = """\
 listener {port} 127.0.0.1
 allow_anonymous true
+set_tcp_nodelay true
 persistence true
 persistence_location {folder}/
 autosave_interval 1
