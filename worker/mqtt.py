@@ -188,6 +188,6 @@ def _end(client: paho.Client) -> threading.Thread:
     return ending
 
 
-def _send_at_once(_client: paho.Client, _data: Any, connection: socket.socket) -> None:
+def _send_at_once(_client: paho.Client, _data: Any, connection: Any) -> None:
     """Else a state waits up to 40 ms for the broker to acknowledge the packet before it (Nagle's algorithm)."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -244,7 +244,7 @@ class Bridge:
         return True
 
 
-def _send_at_once(_client: Client, _: Any, connection: socket.socket) -> None:
+def _send_at_once(_client: Client, _: Any, connection: Any) -> None:
     """Else a command waits up to 40 ms for the broker to acknowledge the packet before it (Nagle's algorithm)."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
