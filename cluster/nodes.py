@@ -142,13 +142,19 @@ def _capacity(document: Mapping[str, Any], dialect: Dialect) -> Resources:
     cores = _amount(document, "free_cores" if dialect is Dialect.ENGINE_A else "vcpus")
     memory = _amount(document, memory_key)
     storage = _amount(document, "storage_in_MB")
-    gpus = _amount(document, "vgpus")
+    gpus = _amount(document, "vgpus") if dialect is not Dialect.ENGINE_A else _gpus_of_old_engine(document)
     return Resources(
         cpu_millicores=None if cores is None else round(cores * 1000),
         memory_bytes=None if memory is None else round(memory * MEBIBYTE),
         storage_bytes=None if storage is None else round(storage * MEBIBYTE),
         gpus=None if gpus is None else int(gpus),
     )
+
+
+def _gpus_of_old_engine(document: Mapping[str, Any]) -> float:
+    """Generation B counts them in `gpu_cores`; A lists them in `gpu_info`. Neither is there without a GPU."""
+    info = document.get("gpu_info")
+    return _amount(document, "gpu_cores") or (len(info) if isinstance(info, Mapping) else 0)
 
 
 def _amount(document: Mapping[str, Any], key: str) -> float | None:

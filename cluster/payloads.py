@@ -28,13 +28,15 @@ COMMANDS: Final = ("deploy", "delete", "move", "replicate")
 class Telemetry:
     """What a node measured of itself; None where it did not say. Percentages are 0..100.
 
-    `beat` marks when the node sent it, by its own clock; leases echo it.
+    `beat` marks when the node sent it, by its own clock; leases echo it. `source` tells engines apart that share an
+    id: the address, the generation and the number of cores that it names.
     """
 
     cpu_percent: float | None = None
     memory_percent: float | None = None
     memory_free_bytes: int | None = None
     beat: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +56,11 @@ class StateReport:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResourceEntry:
-    """One running instance in a list. Amounts are None where absent or not a number."""
+    """One running instance in a list. Amounts are None where absent or not a number.
+
+    `cpu_percent` is of the whole node, or of one core and then without an upper limit (`is_cpu_of_one_core`).
+    `memory_share` (0..1) is of the memory that the node has left. `logs` are its last words.
+    """
 
     job_name: str
     number: int
@@ -67,6 +73,9 @@ class ResourceEntry:
     memory_bytes: int | None = None
     disk_bytes: int | None = None
     exit_code: int | None = None
+    is_cpu_of_one_core: bool = False
+    memory_share: float | None = None
+    logs: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,12 +117,16 @@ def parse_information(payload: bytes, dialect: Dialect) -> Telemetry:
     """Telemetry of any dialect: `memory` is percent, except from an engine that sends no `memory_free_in_MB` beside it.
 
     Engines of 2026 send `cpu_percent`, `memory_percent` and `memory` in MB available; older ones `cpu`, `memory` in
-    percent and `memory_free_in_MB`, as this project's worker does.
+    percent and `memory_free_in_MB`, as this project's worker does. Of the older ones those without GPU keys send the
+    5-minute load average as `cpu`: divided by the cores and clipped to 100 it is the nearest thing to a percentage.
     """
     body = parse_object(payload)
     is_in_megabytes = dialect.is_engine and "memory_free_in_MB" not in body
     free = body.get("memory" if is_in_megabytes else "memory_free_in_MB")
     cpu = _number(body, "cpu_percent" if "cpu_percent" in body else "cpu")
+    if dialect.is_engine and cpu is not None and _is_load_average(body):
+        cores = _lenient(body, "free_cores")
+        cpu = cpu / cores * 100 if cores else None
     memory = _number(body, "memory_percent") if is_in_megabytes else _number(body, "memory")
     if cpu is None and memory is None and free is None:
         raise InvalidInputError("neither cpu nor memory is there", field="cpu")
@@ -123,7 +136,18 @@ def parse_information(payload: bytes, dialect: Dialect) -> Telemetry:
         memory_percent=_percent(memory),
         memory_free_bytes=None if free_mb is None else int(free_mb * MEBIBYTE),
         beat=_optional_text(body, "beat"),
+        source=_source(body) if dialect.is_engine else "",
     )
+
+
+def _is_load_average(body: Mapping[str, Any]) -> bool:
+    return "cpu_percent" not in body and "gpu_usage" not in body and "architecture" not in body
+
+
+def _source(body: Mapping[str, Any]) -> str:
+    cores = body.get("vcpus", body.get("free_cores"))
+    generation = "newer" if "vcpus" in body else "older"
+    return f"{_optional_text(body, 'ip') or 'a node'}, {generation} engine, {cores} cores"
 
 
 def parse_state(payload: bytes) -> StateReport:
@@ -242,6 +266,11 @@ def _lenient(body: Mapping[str, Any], key: str) -> float | None:
 
 def _entry(item: Mapping[str, Any]) -> ResourceEntry:
     memory = _lenient(item, "memory_bytes" if "memory_bytes" in item else "memory")
+    share = _lenient(item, "memory_percent")
+    if share is not None and share > 1:  # engines fall back to bytes, and unikernels always send them
+        memory, share = share, None
+    cpu = _lenient(item, "cpu_percent" if "cpu_percent" in item else "cpu")
+    is_cpu_of_one_core = "cpu_percent" not in item and "cpu" in item
     disk = _lenient(item, "disk")
     return ResourceEntry(
         job_name=_string(item, "job_name"),
@@ -251,8 +280,11 @@ def _entry(item: Mapping[str, Any]) -> ResourceEntry:
         detail=_optional_text(item, "status_detail"),
         job_id=_optional_text(item, "job_id"),
         generation=_optional_integer(item, "generation"),
-        cpu_percent=_percent(_lenient(item, "cpu_percent" if "cpu_percent" in item else "cpu")),
+        cpu_percent=cpu if is_cpu_of_one_core else _percent(cpu),
         memory_bytes=None if memory is None else int(memory),
         disk_bytes=None if disk is None else int(disk),
         exit_code=_optional_integer(item, "exit_code"),
+        is_cpu_of_one_core=is_cpu_of_one_core,
+        memory_share=share,
+        logs=_optional_text(item, "logs").replace("\0", ""),
     )

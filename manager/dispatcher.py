@@ -15,6 +15,7 @@ from manager.domain.model import Instance, InstanceKey, Node, NodeState
 FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 60.0
 ENGINE_DEPLOY_PAUSE_S: Final = 60.0
+ENGINE_DELETE_PAUSE_S: Final = 15.0
 Identity = tuple[Verb, InstanceKey, int]
 
 
@@ -81,6 +82,13 @@ class Dispatcher:
             if item.effect.node_id == node_id:
                 item.due_mono_s, item.attempts = 0.0, 0
 
+    def repeat(self, verb: Verb, key: InstanceKey, node_id: str, after_s: float) -> None:
+        """A node lost a command: send it again after a pause, whatever was planned."""
+        for identity in self._by_key.get(key, ()):
+            item = self._outstanding[identity]
+            if item.effect.verb is verb and item.effect.node_id == node_id:
+                item.due_mono_s = self._clock() + after_s
+
     def send_once(self, effect: Effect) -> None:
         """Send a command that no saved instance calls for: the deletion of a stale copy."""
         node = self._find_node(effect.node_id)
@@ -111,4 +119,6 @@ def pause_s(node: Node, verb: Verb, attempts: int) -> float:
         return float("inf")
     if node.registration.dialect.is_engine and verb is Verb.DEPLOY:
         return ENGINE_DEPLOY_PAUSE_S
-    return min(FIRST_PAUSE_S * (1 << min(attempts - 1, 10)), LONGEST_PAUSE_S)
+    # The older engines take 5 s for each delete and let the others wait in a row.
+    first_s = ENGINE_DELETE_PAUSE_S if node.registration.dialect.is_engine else FIRST_PAUSE_S
+    return min(first_s * (1 << min(attempts - 1, 10)), LONGEST_PAUSE_S)

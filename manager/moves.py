@@ -9,6 +9,7 @@ from cluster.jobs import RestartPolicy
 from cluster.nodes import Dialect
 from manager.core import Core, now_ms
 from manager.domain.effects import Effect, Verb
+from manager.domain.engines import exclusions
 from manager.domain.events import MovePlanned
 from manager.domain.model import Instance, InstanceKey, InstanceState, Node
 from manager.planner import Planner, Request
@@ -87,11 +88,14 @@ class Mover:
             raise ConflictError(f"{instance.key} is on that node already", field="node_to")
         if target_id:
             self._check_reports(core.state.nodes[target_id], "node_to")
+        unfit = exclusions(core.state, instance)
+        if target_id in unfit:
+            raise ConflictError(f"the target cannot take {instance.key}: {unfit[target_id].detail}", field="node_to")
         core.plan_sequence += 1
         request = Request(
             key=instance.key,
             spec=instance.spec,
-            excluded_node_ids=(instance.node_id, *excluded, *self._silent_nodes()),
+            excluded_node_ids=(instance.node_id, *excluded, *self._silent_nodes(), *unfit),
             target_node_id=target_id,
         )
         peers = {instance.key.job_id: core.state.peers(instance.key.job_id)}

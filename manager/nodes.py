@@ -7,6 +7,7 @@ import time
 from cluster.nodes import Registration
 from cluster.process import LOG
 from manager.core import Core, now_ms
+from manager.domain.engines import on_restart
 from manager.domain.events import NodeWasRemoved
 from manager.domain.model import Node
 
@@ -21,7 +22,11 @@ class Nodes:
     async def register(self, registration: Registration) -> Node:
         """Admit a node or renew what it said, durably. Raises AlreadyExistsError or UnavailableError."""
         self._core.require_store()
-        node = self._core.state.register(registration, now_ms(), time.monotonic())
+        state, mono_s = self._core.state, time.monotonic()
+        known = state.find_node(registration.name)
+        node = state.register(registration, now_ms(), mono_s)
+        if known is not None and known.id == node.id and registration.dialect.is_engine:
+            on_restart(state, known, node, now_ms(), mono_s)
         await self._core.saved()
         LOG.info("node registered", node_id=node.id, name=node.name, dialect=registration.dialect)
         return node

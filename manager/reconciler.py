@@ -11,6 +11,7 @@ from cluster.nodes import Dialect
 from cluster.process import LOG
 from manager.core import Core, now_ms
 from manager.domain.effects import Effect, Verb
+from manager.domain.engines import exclusions, named
 from manager.domain.events import Observed, PlanRefused, Seen
 from manager.domain.leases import Judgement, LeaseRules, judge
 from manager.domain.machine import wants_placement
@@ -78,7 +79,7 @@ class Reconciler:
         return Request(
             key=instance.key,
             spec=instance.spec,
-            excluded_node_ids=tuple(fenced_nodes(state, instance, now_ms())),
+            excluded_node_ids=tuple({*fenced_nodes(state, instance, now_ms()), *exclusions(state, instance)}),
             released_node_id=own.node_id if own else "",
             released=own.spec.demand if own else None,
         )
@@ -113,7 +114,8 @@ class Reconciler:
         attempt = self._refused[request.key] = self._refused.get(request.key, 0) + 1
         policy = self._core.policy
         wait_ms = backoff_ms(attempt, policy.retry_base_ms, policy.pending_cap_ms, str(request.key))
-        event = PlanRefused(refusals=refusals, retry_at_ms=now_ms() + wait_ms)
+        reasons = named(refusals, exclusions(self._core.state, self._core.state.instances[request.key]))
+        event = PlanRefused(refusals=reasons, retry_at_ms=now_ms() + wait_ms)
         self._core.state.apply(request.key, event, now_ms())
 
     # The tick
@@ -160,7 +162,7 @@ class Reconciler:
     def _ring_alarms(self) -> None:
         at_ms = now_ms()
         for key in self._core.due_alarms(at_ms):
-            rung = ring(self._core.state, key, at_ms)
+            rung = ring(self._core.state, key, at_ms, may_purge=self._core.may_purge(key))
             if rung is Rung.WANTS_NODE:
                 self._core.want_plan(key)
             elif rung is Rung.NOTHING:

@@ -31,6 +31,10 @@ class ManagerSettings(ProcessSettings):
     retry_base_s: float = Field(default=1.0, gt=0)
     retry_cap_s: float = Field(default=300.0, gt=0)
     retention_s: float = Field(default=86_400.0, ge=0)
+    refence_s: float = Field(
+        default=10.0, ge=0, description="how long an engine does not get an instance again that just ended there"
+    )
+    engine_period_s: float = Field(default=2.0, gt=0, description="how often worker engines send their lists")
 
     def policy(self) -> Policy:
         """The times of the life cycle."""
@@ -40,6 +44,8 @@ class ManagerSettings(ProcessSettings):
             retry_base_ms=int(self.retry_base_s * 1000),
             retry_cap_ms=int(self.retry_cap_s * 1000),
             retention_ms=int(self.retention_s * 1000),
+            refence_ms=int(self.refence_s * 1000),
+            engine_period_ms=int(self.engine_period_s * 1000),
         )
 
     def lease_rules(self) -> LeaseRules:

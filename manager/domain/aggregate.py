@@ -18,6 +18,7 @@ from manager.domain.events import DeleteRequested, DeployRequested, InstanceEven
 from manager.domain.machine import advance, wants_placement
 from manager.domain.model import (
     MAX_EVENTS,
+    Ended,
     Event,
     Instance,
     InstanceKey,
@@ -63,6 +64,7 @@ class ClusterState:
         self._ids: dict[str, str] = {}
         self._names: dict[str, str] = {}
         self._by_name: defaultdict[tuple[str, str, int], dict[InstanceKey, None]] = defaultdict(dict)
+        self._named: defaultdict[tuple[str, int], dict[InstanceKey, None]] = defaultdict(dict)
 
     # Restoring
 
@@ -144,6 +146,12 @@ class ClusterState:
         """Record a change of what is known of a node."""
         node = replace(self.nodes[node_id], state=state, detail=cause)
         self.put_node(_noted(node, now_ms, "manager", state.lower(), cause))
+
+    def note_node(self, node_id: str, kind: str, cause: str, now_ms: int, *, detail: str | None = None) -> None:
+        """Add to a node's history; `detail` is what the operator sees beside its state from now on."""
+        node = self.nodes[node_id]
+        node = replace(node, detail=node.detail if detail is None else detail)
+        self.put_node(_noted(node, now_ms, "manager", kind, cause))
 
     def set_cordoned(self, node_id: str, is_cordoned: bool, actor: str, now_ms: int) -> Node:
         """Stop or allow new placements."""
@@ -275,6 +283,7 @@ class ClusterState:
             self._unindex(old)
         self.instances[new.key] = new
         self.of_job[new.key.job_id][new.key.number] = None
+        self._named[new.spec.name, new.key.number][new.key] = None
         for _, placement in new.placements():
             self._reserve(new.key, placement)
 
@@ -287,6 +296,10 @@ class ClusterState:
         self.dirty_views[node_id] = None
 
     def _unindex(self, instance: Instance) -> None:
+        name = (instance.spec.name, instance.key.number)
+        self._named[name].pop(instance.key, None)
+        if not self._named[name]:
+            del self._named[name]
         for _, placement in instance.placements():
             node_id = placement.node_id
             self.allocated[node_id] = self.allocated[node_id] - placement.spec.demand
@@ -362,6 +375,19 @@ class ClusterState:
         keys = self._by_name.get((node_id, job_name, number), {})
         found = [(item[1].generation, key) for key in keys if (item := self.instances[key].find(node_id, None))]
         return max(found)[1] if found else None
+
+    def find_ended(self, node_id: str, job_name: str, number: int) -> tuple[Instance, Ended] | None:
+        """The newest closed placement on a node of an instance of that name, and the instance."""
+        found = [
+            (ended.generation, key, ended)
+            for key in self._named.get((job_name, number), {})
+            for ended in self.instances[key].ended
+            if ended.node_id == node_id
+        ]
+        if not found:
+            return None
+        _, key, ended = max(found, key=lambda item: item[0])
+        return self.instances[key], ended
 
     def peers(self, job_id: str) -> dict[str, int]:
         """How many open placements of a job each node has."""

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from cluster.jobs import JobSpec, Resources
 from cluster.nodes import Registration
+from manager.domain.listing import Listing
 
 MAX_EVENTS: Final = 50
 MAX_ENDED: Final = 10
@@ -258,6 +259,7 @@ class NodeLive:
     beat: str = ""
     is_will_received: bool = False
     last_sequence: int = field(default=-1)
+    listing: Listing = field(default_factory=Listing)
 
 
 @dataclass(frozen=True, kw_only=True)

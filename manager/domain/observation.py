@@ -32,14 +32,29 @@ _SEEN: Final = {
 }
 
 
+@dataclass(frozen=True)
+class Repeat:
+    """A command that an engine lost: to be sent again after a pause."""
+
+    verb: Verb
+    key: InstanceKey
+    after_s: float
+
+
 @dataclass
 class Findings:
-    """What follows from a message: deletions to send once, entries that the store does not know, and usages."""
+    """What follows from a message: deletions to send once, entries that the store does not know, and usages.
+
+    Of engines also what to send again, and `has_settled`: its lists are complete after a gap, so that whatever is
+    outstanding there may have been lost.
+    """
 
     stale: list[Effect] = field(default_factory=list)
     orphans: list[ResourceEntry] = field(default_factory=list)
     usages: dict[InstanceKey, ResourceEntry] = field(default_factory=dict)
     unknown_count: int = 0
+    repeats: list[Repeat] = field(default_factory=list)
+    has_settled: bool = False
 
 
 def seen_of(status: str) -> Seen:

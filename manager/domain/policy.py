@@ -19,6 +19,7 @@ class Policy:
     pending_cap_ms: int = 30_000
     stable_ms: int = 60_000
     refence_ms: int = 10_000
+    engine_period_ms: int = 2_000
     retention_ms: int = 86_400_000
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from cluster.process import LOG
 from manager.core import Core
 from manager.domain.effects import Effect
 from manager.domain.model import InstanceState, Node
 from manager.mqtt.bridge import Bridge
+from manager.mqtt.engines import WithheldError
 from manager.mqtt.workers import command_message
 
 EXPIRY_S: Final = 60
@@ -21,11 +23,16 @@ class MqttCommander:
         self._core = core
 
     def send(self, node: Node, effect: Effect) -> bool:
-        """True once it is in the client's hands; False while there is no session."""
+        """True once it is in the client's hands, or is withheld for good; False while there is no session."""
         if not self._bridge.is_connected:
             return False
         runs_job = effect.is_replica and self._runs_job(node.id, effect)
-        channel, payload = command_message(node, effect, self._core.cluster_id, runs_job=runs_job)
+        try:
+            channel, payload = command_message(node, effect, self._core.cluster_id, runs_job=runs_job)
+        except WithheldError as error:
+            self._core.counters["commands_withheld"] += 1
+            LOG.error("command withheld", node_id=node.id, instance=str(effect.key), reason=str(error))
+            return True
         return self._bridge.publish(node.topic_id, channel, payload, expiry_s=EXPIRY_S)
 
     def _runs_job(self, node_id: str, effect: Effect) -> bool:

@@ -17,7 +17,8 @@ from cluster.payloads import ResourceEntry, parse_information, parse_object, par
 from cluster.process import LOG
 from cluster.topics import Channel
 from manager.core import Core, now_ms
-from manager.domain.model import Node, NodeLive, NodeState
+from manager.domain import engines, lists
+from manager.domain.model import Event, Node, NodeLive, NodeState
 from manager.domain.observation import Findings, came_ready, on_resources, on_state
 from manager.mqtt.bridge import Bridge, Incoming
 
@@ -72,6 +73,11 @@ class Intake:
         live.memory_percent = telemetry.memory_percent
         live.memory_free_bytes = telemetry.memory_free_bytes
         live.beat = telemetry.beat
+        if node.registration.dialect.is_engine:
+            live.listing.hear(message.mono_s, self._core.policy.engine_period_ms / 1000)
+            if telemetry.source and live.listing.alternates(telemetry.source, message.mono_s):
+                engines.on_contest(self._core.state, node, telemetry.source, now_ms())
+                node = self._core.state.nodes[node.id]
         self._heard(node, live, message)
 
     def _heard(self, node: Node, live: NodeLive, message: Incoming) -> None:
@@ -105,7 +111,10 @@ class Intake:
         if len(self._told) > MAX_ORPHANS:
             self._told.clear()
         self._told[topic_id] = now
-        LOG.warning("message of an unknown node, it must register", node_id=topic_id)
+        cause = "messages of a node that never registered here: restart its engine, so that it registers"
+        LOG.warning(cause, node_id=topic_id)
+        event = Event(at_ms=now_ms(), actor="manager", kind="unknown_node", state="", cause=cause, node_id=topic_id)
+        self._core.history.extend([(f"node:{topic_id}", event)])
         body = orjson.dumps({"message": "Node not registered to the cluster"})
         self._bridge.publish(topic_id, Channel.CONTROL_ERROR, body)
 
@@ -134,13 +143,24 @@ class Intake:
             return
         state = self._core.state
         if message.channel is Channel.STATE:
-            self._follow(node, on_state(state, node, parse_state(message.payload), now_ms()))
+            judge = engines.on_state if node.registration.dialect.is_engine else on_state
+            self._follow(node, judge(state, node, parse_state(message.payload), now_ms()))
         elif message.channel is Channel.RESOURCES:
             resources = parse_resources(message.payload)
-            self.orphans.pop(node.id, None)
-            self._follow(node, on_resources(state, node, resources, now_ms()))
+            if node.registration.dialect.is_engine:
+                self._follow(node, lists.on_resources(state, node, resources, now_ms(), message.mono_s))
+                self._forget_orphans(node)
+            else:
+                self.orphans.pop(node.id, None)
+                self._follow(node, on_resources(state, node, resources, now_ms()))
         elif message.channel is Channel.CONNECTION:
             self._on_connection(node, message)
+
+    def _forget_orphans(self, node: Node) -> None:
+        """Every list of an engine is about one runtime: an orphan is gone when all of them lack it."""
+        listed = self._core.state.live[node.id].listing.listed
+        kept = {name: entry for name, entry in self.orphans.get(node.id, {}).items() if name in listed}
+        self.orphans[node.id] = kept
 
     def _on_connection(self, node: Node, message: Incoming) -> None:
         if parse_object(message.payload).get("online") is not False:
@@ -156,6 +176,10 @@ class Intake:
         core.usages.update(findings.usages)
         for effect in findings.stale:
             core.dispatcher.send_once(effect)
+        for repeat in findings.repeats:
+            core.dispatcher.repeat(repeat.verb, repeat.key, node.id, repeat.after_s)
+        if findings.has_settled:
+            core.dispatcher.repeat_for(node.id)
         for entry in findings.orphans:
             orphans = self.orphans.setdefault(node.id, {})
             if len(orphans) < MAX_ORPHANS:

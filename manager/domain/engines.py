@@ -1,0 +1,202 @@
+"""What worker engines say and need beyond their lists, judged on the cluster's state. Pure.
+
+Engines send no generation, so a state is about the newest open placement on its node; what they say late is fenced by
+worker and time. Sources of the words: section 12.4 of the deployed ecosystem's contract.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Final
+
+from cluster.nodes import Dialect
+from cluster.payloads import StateReport
+from manager.domain.aggregate import ClusterState
+from manager.domain.effects import Verb
+from manager.domain.events import Observed, Seen
+from manager.domain.listing import GAP_PERIODS, Listing
+from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeState, Placement, Refusal
+from manager.domain.observation import Findings, Repeat, seen_of
+
+S = InstanceState
+MAX_CONTAINER_NAME: Final = 76
+MAX_HOST_NAME: Final = 64
+AFTER_DEAD_S: Final = 1.0
+_CONTAINER_NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*\Z")
+_THERE: Final = frozenset({"service already deployed", "task already deployed"})
+_BLOCKED: Final = re.compile(r'snapshot ".*": already exists')
+_EXIT: Final = re.compile(r"exited with status: (\d{1,10})")
+_STALE_DETAIL: Final = "Container is starting up"
+
+
+# States
+
+
+def on_state(state: ClusterState, node: Node, report: StateReport, now_ms: int) -> Findings:
+    """A change of one instance on an engine. Raises InvalidInputError for a status that nobody uses."""
+    seen = seen_of(report.status)
+    findings = Findings()
+    if not node.has_reported:
+        state.put_node(replace(node, has_reported=True))
+    key = state.find_reported(node.id, report.job_name, report.number)
+    found = state.instances[key].find(node.id, None) if key else None
+    if key is None or found is None:
+        findings.unknown_count += 1
+        return findings
+    event = _meaning(state, node, report, seen, key, found[1], findings)
+    if event is not None:
+        state.apply(key, event, now_ms)
+    return findings
+
+
+def _meaning(
+    state: ClusterState,
+    node: Node,
+    report: StateReport,
+    seen: Seen,
+    key: InstanceKey,
+    placement: Placement,
+    findings: Findings,
+) -> Observed | None:
+    """The event that a state stands for; None where it changes nothing."""
+    if _BLOCKED.search(report.detail) and seen is Seen.FAILED:
+        return _on_blocked(state, node, report, key, placement, findings)
+    if report.detail.casefold() in _THERE and seen is Seen.FAILED:
+        return _event(node, placement, Seen.STARTING, "the engine has it already")
+    if placement.state is S.STOPPING:
+        if seen is Seen.RUNNING:
+            findings.repeats.append(Repeat(Verb.DELETE, key, 0.0))
+    elif seen is Seen.STOPPED:
+        # An engine says UNDEPLOYED only to a delete, and of this placement none was sent: it is about an older one.
+        return None
+    listing = state.live[node.id].listing
+    name = (report.job_name, report.number)
+    if seen is Seen.DEAD and placement.state is S.SCHEDULED and listing.conflicts.get(name) == placement.generation:
+        findings.repeats.append(Repeat(Verb.DEPLOY, key, AFTER_DEAD_S))
+        return None
+    return _ended_or_alive(node, report, seen, placement)
+
+
+def _on_blocked(
+    state: ClusterState, node: Node, report: StateReport, key: InstanceKey, placement: Placement, findings: Findings
+) -> Observed | None:
+    """An older container of that name is still there: deploy once more after its end, then give this node up."""
+    if placement.state is not S.SCHEDULED:
+        return None
+    listing, name = state.live[node.id].listing, (report.job_name, report.number)
+    if listing.conflicts.get(name) != placement.generation:
+        listing.conflicts[name] = placement.generation
+        findings.repeats.append(Repeat(Verb.DEPLOY, key, state.policy.refence_ms / 1000))
+        return None
+    listing.blocked.add(name)
+    return _event(node, placement, Seen.FAILED, f"an older container is in the way: {report.detail}")
+
+
+def _ended_or_alive(node: Node, report: StateReport, seen: Seen, placement: Placement) -> Observed:
+    """Exit codes stand in the older engines' details; the newer ones repeat a detail that says nothing.
+
+    An older engine calls a one-shot that ended well DEAD, as it calls everything else.
+    """
+    exited = _EXIT.search(report.detail)
+    is_oldest = node.registration.dialect is Dialect.ENGINE_A
+    if seen is Seen.DEAD and exited is None and is_oldest and placement.spec.one_shot:
+        seen = Seen.COMPLETED
+    detail = "" if report.detail == _STALE_DETAIL else report.detail
+    return _event(node, placement, seen, detail, int(exited.group(1)) if exited else None)
+
+
+def _event(node: Node, placement: Placement, seen: Seen, detail: str, exit_code: int | None = None) -> Observed:
+    return Observed(
+        node_id=node.id,
+        generation=placement.generation,
+        seen=seen,
+        actor=f"worker:{node.name}",
+        detail=detail,
+        exit_code=exit_code,
+    )
+
+
+# Registrations and telemetry
+
+
+def on_restart(state: ClusterState, old: Node, node: Node, now_ms: int, mono_s: float) -> None:
+    """A known engine registered again: before that it removed its containers, so nothing of ours is left there."""
+    live = state.live[node.id]
+    silence_s = mono_s - live.listing.heard_s
+    live.listing = Listing()
+    cause = "it registered again: an engine removes its containers when it starts"
+    state.set_node_state(node.id, NodeState.REGISTERED, cause, now_ms)
+    ip, old_ip = node.registration.ip, old.registration.ip
+    if ip != old_ip and silence_s < GAP_PERIODS * state.policy.engine_period_ms / 1000:
+        on_contest(state, node, f"{old_ip} and {ip}", now_ms)
+    for key in tuple(state.on_node[node.id]):
+        for _, placement in tuple(state.instances[key].placements()):
+            if placement.node_id == node.id:
+                state.apply(key, _event(node, placement, Seen.ABSENT, "its engine started anew"), now_ms)
+
+
+def on_contest(state: ClusterState, node: Node, what: str, now_ms: int) -> None:
+    """Two machines use one host name, and so one id: each throws the other off the broker."""
+    cause = f"two machines call themselves {node.name} ({what}): give one of them another host name and restart it"
+    state.note_node(node.id, "contested", cause, now_ms, detail=cause)
+
+
+# Where an instance must not go
+
+
+def name_problem(node: Node, job_name: str, number: int) -> str:
+    """Why an engine could not start a container of that name; "" where it could.
+
+    A container is called `job_name.instance.N`; the older engines also make that its host name.
+    """
+    if not node.registration.dialect.is_engine:
+        return ""
+    name = f"{job_name}.instance.{number}"
+    limit = MAX_HOST_NAME if node.registration.dialect is Dialect.ENGINE_A else MAX_CONTAINER_NAME
+    if len(name) > limit:
+        return f"{name} has {len(name)} characters; {node.name} takes at most {limit}"
+    if not _CONTAINER_NAME.match(name):
+        return f"{name} has two of '.', '_' and '-' side by side, which {node.name} refuses"
+    return ""
+
+
+def exclusions(state: ClusterState, instance: Instance) -> dict[str, Refusal]:
+    """Engines that must not get this instance, and why: its name, or an older copy that does not go away."""
+    name = (instance.spec.name, instance.key.number)
+    excluded: dict[str, Refusal] = {}
+    text = f"{name[0]}.instance.{name[1]}"
+    is_doubtful = len(text) > MAX_HOST_NAME or not _CONTAINER_NAME.match(text)
+    here = {placement.node_id for _, placement in instance.placements()}
+    for node in state.nodes.values() if is_doubtful else _earlier(state, instance):
+        problem = name_problem(node, *name)
+        listing = state.live[node.id].listing
+        if problem:
+            excluded[node.id] = Refusal(reason="container_name", node_count=1, detail=problem)
+        elif name in listing.blocked or (name in listing.listed and node.id not in here):
+            detail = f"an older copy of it is still on {node.name}"
+            excluded[node.id] = Refusal(reason="older_copy", node_count=1, detail=detail)
+    return excluded
+
+
+def _earlier(state: ClusterState, instance: Instance) -> list[Node]:
+    """The nodes that the instance was on."""
+    return [node for item in instance.ended if (node := state.nodes.get(item.node_id))]
+
+
+def named(refusals: tuple[Refusal, ...], excluded: dict[str, Refusal]) -> tuple[Refusal, ...]:
+    """The scheduler's refusals with what it only knows as excluded called by its reason."""
+    own: dict[str, Refusal] = {}
+    for item in excluded.values():
+        known = own.get(item.reason)
+        own[item.reason] = replace(known, node_count=known.node_count + 1) if known else item
+    named_count = len(excluded)
+    rest = []
+    for item in refusals:
+        if item.reason == "excluded":
+            left = item.node_count - named_count
+            if left > 0:
+                rest.append(replace(item, node_count=left, detail="it is there, or was until just now"))
+        else:
+            rest.append(item)
+    return (*own.values(), *rest)
