@@ -26,6 +26,10 @@ from manager.nodes import Nodes
 from manager.planner import Planner
 from manager.ports import StoreError
 from manager.reconciler import Reconciler
+from manager.root.figures import show
+from manager.root.link import RootLink
+from manager.root.settings import RootSettings
+from manager.roots import ROOT, Roots
 from manager.rpc.servicer import SERVICE, ManagerServicer, add
 from manager.settings import ManagerSettings
 from manager.store.factory import make_store
@@ -45,17 +49,17 @@ class Parts:
     intake: Intake
     reconciler: Reconciler
     servicer: ManagerServicer
-
-    def statuses(self) -> list[manager_pb2.PartStatus]:
-        """Which of the parts that the manager needs work now."""
-        return _statuses(self.core, self.bridge, self.planner)
+    link: RootLink
 
 
-def _statuses(core: Core, bridge: Bridge, planner: Planner) -> list[manager_pb2.PartStatus]:
+def _statuses(core: Core, bridge: Bridge, planner: Planner, roots: Roots) -> list[manager_pb2.PartStatus]:
     failures = {"store": core.writer.failure, "broker": bridge.failure, "scheduler": planner.failure}
-    return [
+    parts = [
         manager_pb2.PartStatus(name=name, is_ready=not failure, detail=failure) for name, failure in failures.items()
     ]
+    if not roots.is_stand_alone:
+        parts.append(manager_pb2.PartStatus(name=ROOT, is_ready=roots.is_attached, detail=roots.words))
+    return parts
 
 
 def _build(settings: ManagerSettings, core: Core, scheduler: grpc.aio.Channel) -> Parts:
@@ -68,9 +72,11 @@ def _build(settings: ManagerSettings, core: Core, scheduler: grpc.aio.Channel) -
     core.dispatcher.commander = MqttCommander(bridge, core)
     core.dispatcher.on_sent = reconciler.command_sent
     nodes = Nodes(core, settings.mqtt_advertised_port or settings.mqtt_broker_port)
+    roots = Roots(core)
     servicer = ManagerServicer(
-        core, nodes, planner, jobs, settings.cluster_name, lambda: _statuses(core, bridge, planner)
+        core, nodes, planner, jobs, settings.cluster_name, lambda: _statuses(core, bridge, planner, roots), roots
     )
+    show(roots)
     return Parts(
         core=core,
         bridge=bridge,
@@ -78,6 +84,7 @@ def _build(settings: ManagerSettings, core: Core, scheduler: grpc.aio.Channel) -
         intake=Intake(core, bridge),
         reconciler=reconciler,
         servicer=servicer,
+        link=RootLink(core, roots, RootSettings),
     )
 
 
@@ -121,6 +128,7 @@ async def _serve(settings: ManagerSettings, parts: Parts) -> None:
         tasks.create_task(acknowledge_leases(parts.core, parts.bridge, settings.lease_s), name="leases")
         tasks.create_task(_keep_health(parts, healths), name="health")
         tasks.create_task(_keep_checking(parts.planner), name="planner-check")
+        tasks.create_task(parts.link.run(), name="root")
         LOG.info("listening", address=address, store=settings.store_url.split("@")[-1])
 
 

@@ -10,6 +10,7 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from cluster.errors import UnavailableError
 from cluster.payloads import ResourceEntry
@@ -22,6 +23,8 @@ from manager.domain.policy import Policy
 from manager.history import History
 from manager.ports import Contents, Kind, Store
 from manager.writer import RecordId, Writer
+
+REARM_MS: Final = 1000
 
 
 def now_ms() -> int:
@@ -45,6 +48,7 @@ class Core:
         self.plan_wanted = asyncio.Event()
         self.plan_sequence = 0
         self.applied_sequence = 0
+        self.may_purge: Callable[[InstanceKey], bool] = lambda _key: True
         self._alarms: list[tuple[int, InstanceKey]] = []
         self._view_listeners: set[Callable[[Iterable[str]], None]] = set()
 
@@ -149,14 +153,15 @@ class Core:
             if instance.state is InstanceState.PENDING and instance.is_desired:
                 self.want_plan(instance.key)
 
-    def _set_alarm(self, instance: Instance) -> None:
+    def _set_alarm(self, instance: Instance, overdue_at_ms: int = 0) -> None:
         times = [p.deadline_ms for _, p in instance.placements() if p.deadline_ms is not None]
         if instance.retry_at_ms is not None and wants_placement(instance):
             times.append(instance.retry_at_ms)
         if instance.state is InstanceState.STOPPED:
             times.append(instance.updated_at_ms + self.policy.retention_ms)
         if times:
-            heapq.heappush(self._alarms, (min(times), instance.key))
+            at_ms = min(times)
+            heapq.heappush(self._alarms, (max(at_ms, overdue_at_ms) if at_ms <= now_ms() else at_ms, instance.key))
 
     def due_alarms(self, at_ms: int) -> list[InstanceKey]:
         """The instances with a deadline, a retry or the end of their retention at or before a time."""
@@ -168,7 +173,7 @@ class Core:
     def rearm(self, key: InstanceKey) -> None:
         """Set the next alarm of an instance whose last one rang without a change."""
         if key in self.state.instances:
-            self._set_alarm(self.state.instances[key])
+            self._set_alarm(self.state.instances[key], overdue_at_ms=now_ms() + REARM_MS)
 
     # The scheduler's view
 

@@ -43,13 +43,14 @@ def _lose_node(state: ClusterState, node_id: str, cause: str, now_ms: int) -> No
         state.apply(key, NodeWentDown(node_id=node_id, cause=cause), now_ms)
 
 
-def ring(state: ClusterState, key: InstanceKey, now_ms: int) -> Rung:
-    """An instance's alarm rang: a deadline, a retry, or the end of its retention."""
+def ring(state: ClusterState, key: InstanceKey, now_ms: int, *, may_purge: bool = True) -> Rung:
+    """An instance's alarm rang: a deadline, a retry, or the end of its retention (which waits for `may_purge`)."""
     before = state.instances[key]
     after = state.apply(key, DeadlinePassed(), now_ms)
     if after is not before:
         return Rung.CHANGED
-    if after.state is InstanceState.STOPPED and after.updated_at_ms + state.policy.retention_ms <= now_ms:
+    is_over = after.state is InstanceState.STOPPED and after.updated_at_ms + state.policy.retention_ms <= now_ms
+    if is_over and may_purge:
         state.purge(key)
         return Rung.CHANGED
     if wants_placement(after) and (after.retry_at_ms or 0) <= now_ms:

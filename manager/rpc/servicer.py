@@ -20,17 +20,19 @@ from manager.jobs import Jobs
 from manager.moves import Mover
 from manager.nodes import Nodes
 from manager.planner import Planner
+from manager.roots import Roots
 from manager.rpc.checks import check_batch, checked_key, checked_spec, spec_at
 from manager.rpc.convert import registration_from_proto
 from manager.rpc.operations import OperationsServicer
 from manager.rpc.reading import event_message
+from manager.rpc.root_servicer import RootServicer, route_of
 from manager.rpc.watch import watch_nodes
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 LOG_PIECE_BYTES: Final = 64 * 1024
 
 
-class ManagerServicer(OperationsServicer):
+class ManagerServicer(OperationsServicer, RootServicer):
     """The gRPC face of the core."""
 
     def __init__(
@@ -41,8 +43,10 @@ class ManagerServicer(OperationsServicer):
         jobs: Jobs,
         cluster_name: str,
         parts: Callable[[], list[pb.PartStatus]],
+        roots: Roots | None = None,
     ) -> None:
-        super().__init__(core, nodes, Mover(core, planner), jobs)
+        OperationsServicer.__init__(self, core, nodes, Mover(core, planner), jobs)
+        RootServicer.__init__(self, core, roots or Roots(core))
         self._planner = planner
         self._cluster_name = cluster_name
         self._parts = parts
@@ -89,6 +93,7 @@ class ManagerServicer(OperationsServicer):
         wanted = [(checked_key(item.key, minimum=0), spec_at(specs, item.spec_index)) for item in request.deployments]
         self._core.require_store()
         instances = self._core.state.deploy(wanted, request.actor or "operator", now_ms())
+        self._roots.note_route(route_of(request.route), {key.job_id for key, _ in wanted})
         await self._core.saved()
         return pb.DeployInstancesResponse(instances=self._newest(instances))
 
@@ -97,7 +102,8 @@ class ManagerServicer(OperationsServicer):
         check_batch(request.keys, "keys")
         keys = [checked_key(key, minimum=-1) for key in request.keys]
         self._core.require_store()
-        instances = self._core.state.delete(keys, request.actor or "operator", now_ms())
+        admitted = self._roots.admit_deletes(keys, request.actor)
+        instances = self._core.state.delete(admitted, request.actor or "operator", now_ms())
         await self._core.saved()
         return pb.DeleteInstancesResponse(instances=self._newest(instances))
 

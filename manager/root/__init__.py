@@ -1,0 +1,1 @@
+"""The link to the root orchestrator: registration in the dialect of its generation, and reports."""
