@@ -69,10 +69,13 @@ class Intake:
             return
         telemetry = parse_information(message.payload, node.registration.dialect)
         live = self._core.state.live[node.id]
-        live.cpu_percent = telemetry.cpu_percent
-        live.memory_percent = telemetry.memory_percent
-        live.memory_free_bytes = telemetry.memory_free_bytes
+        before = _judged_load(node, live)
+        for name in ("cpu_percent", "memory_percent", "memory_free_bytes"):
+            if (value := getattr(telemetry, name)) is not None:
+                setattr(live, name, value)
         live.beat = telemetry.beat
+        if _judged_load(node, live) != before:
+            self._core.touch_views([node.id])
         if node.registration.dialect.is_engine:
             live.listing.hear(message.mono_s, self._core.policy.engine_period_ms / 1000)
             if telemetry.source and live.listing.alternates(telemetry.source, message.mono_s):
@@ -196,3 +199,10 @@ class Intake:
                 channel=message.channel,
                 reason=error.detail,
             )
+
+
+def _judged_load(node: Node, live: NodeLive) -> tuple[int, int] | None:
+    """What a node of unknown capacity is judged by, in whole percents: less is not worth telling the scheduler."""
+    if node.capacity.cpu_millicores is not None and node.capacity.memory_bytes is not None:
+        return None
+    return int(live.cpu_percent or 0), int(live.memory_percent or 0)
