@@ -58,6 +58,7 @@ class Bridge:
         self._others: deque[Incoming] = deque()
         self._is_woken = False
         self._topics: dict[str, tuple[str, Channel] | None] = {}
+        self._told: set[str] = set()
         self._version = MQTTProtocolVersion.MQTTv5
         self._client = self._make_client()
         self._echo_topic = f"manager/{client_id}/echo"
@@ -148,10 +149,12 @@ class Bridge:
     def _on_message(self, client: Client, _: Any, message: MQTTMessage) -> None:
         now = time.monotonic()
         known = self._parse(message.topic)
-        if known is None:
+        if known is None or message.retain:
             client.ack(message.mid, message.qos)
             if message.topic == self._echo_topic:
                 self._echoed_mono_s = now
+            else:
+                self._pass_over("retained" if known else "foreign", message.topic)
             return
         incoming = Incoming(known[0], known[1], bytes(message.payload), now, message.mid, message.qos)
         if known[1] not in _MANUAL_ACK:
@@ -165,6 +168,13 @@ class Bridge:
         if not self._is_woken:
             self._is_woken = True
             self._call(self._wake)
+
+    def _pass_over(self, kind: str, name: str) -> None:
+        """No node of ours has such a topic; and what a broker kept from whenever tells nothing of now."""
+        self._counters[f"mqtt_{kind}"] += 1
+        if kind not in self._told:
+            self._told.add(kind)
+            LOG.warning("mqtt message passed over, further ones of this kind are only counted", kind=kind, topic=name)
 
     def _parse(self, name: str) -> tuple[str, Channel] | None:
         """The parsed topic, remembered: nodes use the same few topics all their lives."""
