@@ -8,7 +8,6 @@ calls itself connected.
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from cluster.process import LOG
 from cluster.topics import FROM_NODES, Channel, parse, subscription, topic
+from manager.mqtt.client import BufferedClient
 
 TELEMETRY_KEPT: Final = 100_000
 SESSION_EXPIRY_S: Final = 86_400
@@ -83,7 +83,7 @@ class Bridge:
             await asyncio.to_thread(self._stop)
 
     def _make_client(self) -> Client:
-        client = Client(
+        client = BufferedClient(
             CallbackAPIVersion.VERSION2,
             client_id=self._client_id,
             protocol=self._version,
@@ -93,7 +93,6 @@ class Bridge:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
-        client.on_socket_open = _send_at_once
         client.reconnect_delay_set(1, 2)
         client.max_queued_messages_set(0)
         return client
@@ -252,11 +251,6 @@ class Bridge:
             properties = _properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s)
         self._client.publish(topic(topic_id, channel), payload, qos=qos, properties=properties)
         return True
-
-
-def _send_at_once(_client: Client, _: Any, connection: Any) -> None:
-    """Else a command waits up to 40 ms for the broker to acknowledge the packet before it (Nagle's algorithm)."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _properties(packet: int, **values: int) -> Properties:
