@@ -17,6 +17,7 @@ from testbed.mosquitto import mosquitto
 LIMIT_PER_S: Final = 10_000
 LIMIT_SHARE: Final = 1 / 3
 _QUIET_S: Final = 2.0
+_POLL_S: Final = 0.05
 _SETTLE_S: Final = 0.5
 _LADDER: Final = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 
@@ -115,7 +116,7 @@ def _flood(counted: Callable[[], int], send: Callable[[], float], count: int) ->
         began = time.monotonic()
         last_at, seen = began, counted() - before
         while seen < count and time.monotonic() - last_at < _QUIET_S:
-            time.sleep(0.02)
+            time.sleep(_POLL_S)
             now = counted() - before
             if now != seen:
                 seen, last_at = now, time.monotonic()
