@@ -213,7 +213,7 @@ class Agent:
             if channel is Channel.CONTROLS:
                 self._inbox.put_nowait(to_event(parse_command(payload)))
             elif channel is Channel.LEASE:
-                self._inbox.put_nowait(self._lease(payload))
+                self._lease(payload)
             elif channel is Channel.CONTROL_ERROR:
                 LOG.warning("the manager does not know this node; registering again")
                 self.registrar.again()
@@ -221,14 +221,15 @@ class Agent:
             LOG.warning("message not understood", channel=channel.value, why=error.detail, field=error.field)
         self._inbox.put_nowait(acknowledge)
 
-    def _lease(self, payload: bytes) -> Event:
-        """A lease counts from when the heartbeat that it echoes was sent, so that a late one does not prolong it."""
+    def _lease(self, payload: bytes) -> None:
+        """A lease counts from when the heartbeat that it echoes was sent; one of an earlier boot says nothing."""
         boot_id, _, beat_ms = str(parse_object(payload).get("beat", "")).partition(":")
-        is_echo = boot_id == self._state.boot_id[:8] and beat_ms.isdigit()
-        at = int(beat_ms) / 1000 if is_echo else boot_clock()
+        if boot_id != self._state.boot_id[:8] or not (beat_ms.isascii() and beat_ms.isdigit()):
+            return
+        at = int(beat_ms) / 1000
         if any(item.spec.on_disconnect is OnDisconnect.STOP_AFTER for item in self.machine.instances.values()):
             self._state.save_lease(at)
-        return LeaseAcknowledged(at)
+        self._inbox.put_nowait(LeaseAcknowledged(at))
 
     def _pump(self) -> None:
         """Hand messages to the session, in order, at most WINDOW of them unacknowledged."""

@@ -138,10 +138,14 @@ def _get(url: str) -> bytes:
 
 
 async def test_execute(runtime: DockerRuntime) -> None:
-    """A command inside answers its status and output; one that takes too long fails."""
+    """A command inside answers its status; one that takes too long, or dies with its container, fails in time."""
     await run(runtime, shell("sleep 60"))
-    assert await runtime.execute(REF, ("sh", "-c", "echo ok; exit 3"), 5) == (3, "ok\n")
+    assert await runtime.execute(REF, ("sh", "-c", "exit 3"), 5) == (3, "")
     assert (await runtime.execute(REF, ("sleep", "3"), 0.2))[0] == 124
+    dying = asyncio.create_task(runtime.execute(REF, ("sleep", "60"), 5))
+    await asyncio.sleep(0.3)
+    await runtime.kill(REF)
+    assert (await dying)[0] != 0
 
 
 async def test_image_that_is_there_is_never_pulled(runtime: DockerRuntime) -> None:
