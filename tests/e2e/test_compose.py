@@ -24,7 +24,7 @@ from testbed.processes import REPOSITORY
 from testbed.waiting import wait_until
 
 CACHE = REPOSITORY / ".cache" / "compose"
-SITE, TOOLS = "opt/site", "opt/tools"
+UNNEEDED = {"__pycache__", "site-packages", "dist-packages", "test", "idlelib", "tkinter", "ensurepip"}
 LOCAL = "127.0.7.1"
 JOB = "c" * 24
 IMAGES = {"BASE_IMAGE": "local/python:1", "MOSQUITTO_IMAGE": "local/mosquitto:1", "MONGO_IMAGE": "local/mongo:1"}
@@ -68,7 +68,7 @@ class Image:
         self._tar.addfile(entry)
 
     def add_libraries_of(self, *binaries: Path) -> None:
-        """The shared libraries of programs and libraries at the paths where they are looked for; wheels bring theirs."""
+        """The shared libraries of programs and libraries, at the paths where they are sought; wheels bring theirs."""
         listing = subprocess.run(["ldd", *map(str, binaries)], capture_output=True, text=True, check=False).stdout
         for path in set(re.findall(r"(/\S+\.so\S*) \(0x", listing)):
             if "/../" not in path and sys.prefix not in path:
@@ -85,36 +85,30 @@ class Image:
 
 
 def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    parts = set(Path(entry.name).parts)
-    return (
-        None
-        if parts & {"__pycache__", "test", "idlelib", "tkinter", "ensurepip", "config-3.11-x86_64-linux-gnu"}
-        else entry
-    )
+    return None if Path(entry.name).name == "__pycache__" else entry
 
 
 def _load_python(engine: DockerEngine) -> None:
     """The interpreter that runs this test, with the packages of the lock in place of a package index."""
-    image, version = Image(), f"python3.{sys.version_info.minor}"
+    image = Image()
     binary, library = Path(sys._base_executable).resolve(), Path(os.__file__).parent
-    image.add(binary, f"usr/local/bin/{version}")
-    image.add_link("usr/local/bin/python3", version)
-    modules = [entry for entry in library.iterdir() if entry.name not in ("site-packages", "dist-packages")]
-    for entry in modules:
-        image.add(entry, f"usr/local/lib/{version}/{entry.name}") if _is_kept(entry) else None
+    image.add(binary, f"{binary}"[1:])
+    image.add_link(f"{binary.with_name('python3')}"[1:], binary.name)
+    for entry in filter(_is_kept, library.iterdir()):
+        image.add(entry, f"{entry}"[1:])
     extensions = list((library / "lib-dynload").glob("*.so"))
+    command = [str(binary), "-I", "-c", "import site; print(site.getsitepackages()[0])"]
+    site = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     for name in ("pip", *_needed()):
-        extensions += _add_distribution(image, name)
+        extensions += _add_distribution(image, name, site[1:])
     for entry in _hatchling().iterdir():
-        image.add(entry, f"{TOOLS}/{entry.name}")
+        image.add(entry, f"opt/tools/{entry.name}")
     image.add_libraries_of(binary, *extensions)
-    image.load(engine, IMAGES["BASE_IMAGE"], f"ENV PYTHONPATH=/{SITE}:/{TOOLS}", "ENV PATH=/usr/local/bin:/bin")
+    image.load(engine, IMAGES["BASE_IMAGE"], "ENV PYTHONPATH=/opt/tools", f"ENV PATH={binary.parent}:/bin")
 
 
 def _is_kept(entry: Path) -> bool:
-    return entry.name not in ("__pycache__", "test", "idlelib", "tkinter", "ensurepip") and not entry.name.startswith(
-        "config-"
-    )
+    return entry.name not in UNNEEDED and not entry.name.startswith("config-")
 
 
 def _needed() -> set[str]:
@@ -134,12 +128,12 @@ def _needed() -> set[str]:
     return needed
 
 
-def _add_distribution(image: Image, name: str) -> list[Path]:
+def _add_distribution(image: Image, name: str, site: str) -> list[Path]:
     """Copy a distribution; returns its shared objects."""
     paths = [(file, Path(str(file.locate()))) for file in metadata.files(name) or () if ".." not in file.parts]
     for file, path in paths:
         if path.is_file() and "__pycache__" not in file.parts:
-            image.add(path, f"{SITE}/{file}")
+            image.add(path, f"{site}/{file}")
     return [path for _, path in paths if ".so" in path.name and path.is_file()]
 
 
@@ -217,7 +211,7 @@ class Compose:
         return done.stdout
 
 
-@pytest.fixture(name="compose")
+@pytest.fixture(name="compose", scope="module")
 def _compose(docker_engine: DockerEngine) -> Iterator[Compose]:
     for load in (_load_python, _load_mosquitto, _load_mongo):
         load(docker_engine)
@@ -254,6 +248,7 @@ def _logs_on_failure(compose: Compose) -> Iterator[None]:
     try:
         yield
     except BaseException:
+        print(_ask("GET", f"/api/instances/{JOB}/0"), _ask("GET", f"/api/instances/{JOB}/0/logs"))
         print(
             compose("--profile", "worker", "ps"), compose("--profile", "worker", "logs", "--no-color", "--tail", "30")
         )
@@ -261,7 +256,7 @@ def _logs_on_failure(compose: Compose) -> Iterator[None]:
 
 
 def _services(listing: str) -> set[str]:
-    return {line.split()[0] for line in listing.splitlines() if line}
+    return set(re.findall(r"^composed\d+_(\w+)_1 ", listing, re.MULTILINE))
 
 
 def test_a_job_runs_through_the_compose_file(compose: Compose) -> None:
@@ -269,7 +264,7 @@ def test_a_job_runs_through_the_compose_file(compose: Compose) -> None:
     compose("up", "--detach")
     with _logs_on_failure(compose):
         wait_until(lambda: _ask("GET", "/status")[0] == 200, timeout=90, what="GET /status is 200")
-        assert _services(compose("ps", "--services")) == {"mosquitto", "mongo", "manager", "scheduler", "gateway"}
+        assert _services(compose("ps")) == {"mosquitto", "mongo", "manager", "scheduler", "gateway"}
         compose("--profile", "worker", "up", "--detach", "worker")
         job = {"_id": JOB, "job_name": "hello", "image": "builtin:hello", "technology": "wasm"}
         assert _ask("POST", f"/api/deploy/{JOB}/0", job) == (200, b'{"status":"ok"}')
