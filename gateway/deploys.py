@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cluster.errors import ClusterError, DeadlineError, UnavailableError
-from cluster.v1 import instance_pb2, job_pb2, manager_pb2
+from cluster.v1 import instance_pb2, job_pb2, manager_pb2, root_pb2
 from gateway.peers import Peers
 
 CALLS_AT_ONCE: Final = 2
@@ -30,6 +30,7 @@ class Deploy:
     key: instance_pb2.InstanceKey
     spec: job_pb2.JobSpec
     saved: asyncio.Future[bool]
+    route: root_pb2.RootRoute.ValueType = root_pb2.ROOT_ROUTE_UNSPECIFIED
 
 
 class Deploys:
@@ -41,9 +42,16 @@ class Deploys:
         self._waiting: deque[Deploy] = deque()
         self._arrived = asyncio.Event()
 
-    async def deploy(self, request_id: str, actor: str, key: instance_pb2.InstanceKey, spec: job_pb2.JobSpec) -> None:
+    async def deploy(
+        self,
+        request_id: str,
+        actor: str,
+        key: instance_pb2.InstanceKey,
+        spec: job_pb2.JobSpec,
+        route: root_pb2.RootRoute.ValueType = root_pb2.ROOT_ROUTE_UNSPECIFIED,
+    ) -> None:
         """Return once the manager has saved it. Raises what a call of its own would have raised."""
-        deploy = Deploy(request_id, actor, key, spec, asyncio.get_running_loop().create_future())
+        deploy = Deploy(request_id, actor, key, spec, asyncio.get_running_loop().create_future(), route)
         self._waiting.append(deploy)
         self._arrived.set()
         try:
@@ -101,14 +109,15 @@ def settle(batch: list[Deploy], error: Exception | None, *, is_saved: bool = Tru
 def take_batch(waiting: deque[Deploy]) -> list[Deploy]:
     """The next deploys, in order, less those that nobody waits for any more.
 
-    A batch names each instance once: what is ordered twice is ordered in two calls, one after the other.
+    A batch names each instance once: what is ordered twice is ordered in two calls, one after the other. So is what
+    came by different routes.
     """
     batch: list[Deploy] = []
     keys: set[tuple[str, int]] = set()
     size_bytes = 0
     while waiting and len(batch) < MAX_BATCH and size_bytes < MAX_BATCH_BYTES:
         key = (waiting[0].key.job_id, waiting[0].key.number)
-        if key in keys:
+        if key in keys or (batch and waiting[0].route != batch[0].route):
             break
         deploy = waiting.popleft()
         if deploy.saved.done():
@@ -126,6 +135,7 @@ def request_of(batch: list[Deploy]) -> manager_pb2.DeployInstancesRequest:
     return manager_pb2.DeployInstancesRequest(
         request_id=",".join(ids[:_IDS_SHOWN]) + more,
         actor=batch[0].actor,
+        route=batch[0].route,
         specs=[deploy.spec for deploy in batch],
         deployments=[
             manager_pb2.InstanceDeployment(key=deploy.key, spec_index=index) for index, deploy in enumerate(batch)

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from cluster.convert import spec_to_proto
 from cluster.documents import parse_job, parse_job_id
-from cluster.v1 import instance_pb2, manager_pb2
+from cluster.v1 import instance_pb2, manager_pb2, root_pb2
 from gateway import openapi, schemas
 from gateway.answers import ok
 from gateway.deploys import Deploys
@@ -29,7 +29,7 @@ async def deploy(job_id: str, instance_number: str, request: Request) -> Respons
     key = instance_pb2.InstanceKey(job_id=parse_job_id(job_id), number=parse_instance_number(instance_number))
     spec = parse_job(await read_json(request))
     deploys: Deploys = request.app.state.deploys
-    await deploys.deploy(request_id(request), ACTOR, key, spec_to_proto(spec))
+    await deploys.deploy(request_id(request), ACTOR, key, spec_to_proto(spec), _route(request))
     return ok()
 
 
@@ -42,6 +42,14 @@ async def delete(job_id: str, instance_number: str, request: Request) -> Respons
     peers: Peers = request.app.state.peers
     await peers.command(
         peers.manager_stub.DeleteInstances,
-        manager_pb2.DeleteInstancesRequest(request_id=request_id(request), actor=ACTOR, keys=[key]),
+        manager_pb2.DeleteInstancesRequest(
+            request_id=request_id(request), actor=ACTOR, keys=[key], route=_route(request)
+        ),
     )
     return ok()
+
+
+def _route(request: Request) -> root_pb2.RootRoute.ValueType:
+    """The route set, by which the manager tells the generations of roots apart."""
+    is_service = request.url.path.startswith("/api/service/")
+    return root_pb2.ROOT_ROUTE_SERVICE if is_service else root_pb2.ROOT_ROUTE_DEPLOY
