@@ -10,6 +10,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from cluster.errors import AlreadyExistsError, ConflictError, NotFoundError
 from cluster.jobs import JobSpec, Resources
@@ -31,6 +32,7 @@ from manager.domain.model import (
 )
 from manager.domain.policy import Policy
 
+Key = TypeVar("Key")
 NOTHING = Resources(cpu_millicores=0, memory_bytes=0, storage_bytes=0, gpus=0)
 
 
@@ -59,6 +61,7 @@ class ClusterState:
         self.allocated: defaultdict[str, Resources] = defaultdict(lambda: NOTHING)
         self.on_node: defaultdict[str, dict[InstanceKey, int]] = defaultdict(dict)
         self.of_job: defaultdict[str, dict[int, None]] = defaultdict(dict)
+        self._peers: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self.dirty = Dirty()
         self.dirty_views: dict[str, None] = {}
         self._ids: dict[str, str] = {}
@@ -275,6 +278,7 @@ class ClusterState:
         numbers.pop(key.number, None)
         if not numbers:
             del self.of_job[key.job_id]
+            self._peers.pop(key.job_id, None)
             if self.jobs.pop(key.job_id, None):
                 self.dirty.jobs[key.job_id] = None
 
@@ -292,22 +296,25 @@ class ClusterState:
         self.allocated[node_id] = self.allocated[node_id] + placement.spec.demand
         held = self.on_node[node_id]
         held[key] = held.get(key, 0) + 1
+        peers = self._peers[key.job_id]
+        peers[node_id] = peers.get(node_id, 0) + 1
         self._by_name[node_id, placement.spec.name, key.number][key] = None
         self.dirty_views[node_id] = None
 
     def _unindex(self, instance: Instance) -> None:
-        name = (instance.spec.name, instance.key.number)
-        self._named[name].pop(instance.key, None)
-        if not self._named[name]:
-            del self._named[name]
+        named = (instance.spec.name, instance.key.number)
+        self._named[named].pop(instance.key, None)
+        if not self._named[named]:
+            del self._named[named]
         for _, placement in instance.placements():
             node_id = placement.node_id
             self.allocated[node_id] = self.allocated[node_id] - placement.spec.demand
-            held = self.on_node[node_id]
-            held[instance.key] -= 1
-            if not held[instance.key]:
-                del held[instance.key]
-            self._by_name[node_id, placement.spec.name, instance.key.number].pop(instance.key, None)
+            _count_down(self.on_node[node_id], instance.key)
+            _count_down(self._peers[instance.key.job_id], node_id)
+            name = (node_id, placement.spec.name, instance.key.number)
+            self._by_name[name].pop(instance.key, None)
+            if not self._by_name[name]:
+                del self._by_name[name]
             self.dirty_views[node_id] = None
 
     def _log(self, subject: str, before: tuple[Event, ...], after: tuple[Event, ...]) -> None:
@@ -335,7 +342,7 @@ class ClusterState:
         short = node.capacity.fits(spec.demand, self.allocated[node_id] - released)
         return f"the node has not enough {short}" if short else ""
 
-    def place(self, key: InstanceKey, node_id: str, now_ms: int) -> str:
+    def place(self, key: InstanceKey, node_id: str, now_ms: int, cause: str = "") -> str:
         """Re-check a plan and reserve; answers why not, or "" once it is placed (or no longer wanted)."""
         instance = self.instances.get(key)
         if instance is None or not wants_placement(instance):
@@ -349,6 +356,7 @@ class ClusterState:
                 node_id=node_id,
                 generation=max(instance.generation + 1, now_ms),
                 deadline_ms=self.first_deadline_ms(node_id, now_ms),
+                cause=cause,
             ),
             now_ms,
         )
@@ -391,11 +399,13 @@ class ClusterState:
 
     def peers(self, job_id: str) -> dict[str, int]:
         """How many open placements of a job each node has."""
-        counts: dict[str, int] = {}
-        for number in self.of_job.get(job_id, {}):
-            for _, placement in self.instances[InstanceKey(job_id, number)].placements():
-                counts[placement.node_id] = counts.get(placement.node_id, 0) + 1
-        return counts
+        return dict(self._peers.get(job_id, {}))
+
+
+def _count_down(counts: dict[Key, int], key: Key) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
 
 
 def _noted(node: Node, now_ms: int, actor: str, kind: str, cause: str) -> Node:
