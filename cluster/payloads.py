@@ -21,6 +21,7 @@ from cluster.nodes import Dialect
 
 MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 MAX_TEXT: Final = 1024
+ANY_SOURCE: Final = "any"
 COMMANDS: Final = ("deploy", "delete", "move", "replicate")
 
 
@@ -52,6 +53,7 @@ class StateReport:
     exit_code: int | None = None
     sequence: int | None = None
     at_ms: int | None = None
+    incoming: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +91,11 @@ class ResourceList:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A message on `controls`. `worker` is the target of a move; `grace_s` None: the specification's own."""
+    """A message on `controls`. `worker` is the target of a move.
+
+    `incoming` belongs to live moves: ANY_SOURCE on a deploy asks the target to wait for the running guest, on a move it
+    is the URI where the target waits for it.
+    """
 
     command: str
     job_id: str
@@ -98,6 +104,7 @@ class Command:
     spec: JobSpec
     cluster: str = ""
     worker: str = ""
+    incoming: str = ""
 
 
 def parse_object(payload: bytes) -> dict[str, Any]:
@@ -163,6 +170,7 @@ def parse_state(payload: bytes) -> StateReport:
         exit_code=_optional_integer(body, "exit_code"),
         sequence=_optional_integer(body, "sequence"),
         at_ms=_optional_integer(body, "at_ms"),
+        incoming=_optional_text(body, "incoming"),
     )
 
 
@@ -196,6 +204,7 @@ def parse_command(payload: bytes) -> Command:
         spec=parse_job(job),
         cluster=_optional_text(body, "cluster"),
         worker=_optional_text(body, "worker"),
+        incoming=_optional_text(body, "incoming"),
     )
 
 
@@ -206,6 +215,8 @@ def write_command(command: Command) -> bytes:
     body: dict[str, Any] = {"command": command.command, "job": job, "cluster": command.cluster}
     if command.worker:
         body["worker"] = command.worker
+    if command.incoming:
+        body["incoming"] = command.incoming
     return orjson.dumps(body)
 
 

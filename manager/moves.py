@@ -12,6 +12,7 @@ from manager.domain.effects import Effect, Verb
 from manager.domain.engines import exclusions
 from manager.domain.events import MovePlanned
 from manager.domain.model import Instance, InstanceKey, InstanceState, Node
+from manager.domain.refusals import phrase
 from manager.planner import Planner, Request
 
 
@@ -101,7 +102,7 @@ class Mover:
         peers = {instance.key.job_id: core.state.peers(instance.key.job_id)}
         [result] = await self._planner.plan([request], peers, core.plan_sequence)
         if not result.node_id:
-            reasons = "; ".join(f"{item.reason}: {item.detail or item.node_count}" for item in result.refusals)
+            reasons = ", ".join(map(phrase, result.refusals))
             raise ConflictError(
                 f"no node can take {instance.key}: {reasons or 'there is no other node'}", field="node_to"
             )
@@ -127,8 +128,17 @@ class Mover:
             node_id=node_id,
             generation=max(instance.generation + 1, now_ms()),
             deadline_ms=core.state.first_deadline_ms(node_id, now_ms()),
+            is_live=self._can_move_live(instance, node_id),
         )
         return core.state.apply(key, event, now_ms())
+
+    def _can_move_live(self, instance: Instance, node_id: str) -> bool:
+        """Both ends run our worker on the same kind of machine, and nothing but the guest has to move."""
+        nodes = self._core.state.nodes
+        source, target = nodes[instance.node_id].registration, nodes[node_id].registration
+        is_ours = source.dialect is Dialect.WORKER and target.dialect is Dialect.WORKER
+        is_alike = source.architecture == target.architecture
+        return is_ours and is_alike and instance.spec.technology == "unikernel" and not instance.spec.volumes
 
     def _advise_source(self, instance: Instance) -> None:
         """The source may prepare the hand-over; nothing depends on it."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from cluster.jobs import JobSpec
+from cluster.payloads import ANY_SOURCE
 from manager.domain.model import Instance, InstanceKey, InstanceState
 
 
@@ -19,7 +20,10 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """A command that is due until the node confirms it; `target_id` is where a move goes (advice to the source)."""
+    """A command that is due until the node confirms it; `target_id` is where a move goes (advice to the source).
+
+    `incoming` belongs to live moves, as in `cluster.payloads.Command`.
+    """
 
     verb: Verb
     key: InstanceKey
@@ -28,6 +32,7 @@ class Effect:
     spec: JobSpec
     is_replica: bool = False
     target_id: str = ""
+    incoming: str = ""
 
     @property
     def identity(self) -> tuple[Verb, InstanceKey, int]:
@@ -46,6 +51,7 @@ def effects_of(instance: Instance) -> list[Effect]:
             generation=p.generation,
             spec=p.spec,
             is_replica=instance.is_replica,
+            incoming=ANY_SOURCE if p.is_live else "",
         )
         for _, p in instance.placements()
         if (verb := verbs.get(p.state)) is not None

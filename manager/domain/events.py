@@ -61,12 +61,13 @@ class PlanRefused:
 
 @dataclass(frozen=True, kw_only=True)
 class MovePlanned:
-    """A node for the successor was found and re-checked."""
+    """A node for the successor was found and re-checked; `is_live` asks for a hand-over of the running guest."""
 
     actor: str
     node_id: str
     generation: int
     deadline_ms: int | None
+    is_live: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,10 +29,20 @@ from manager.domain.events import (
 )
 from manager.domain.model import Event, Instance, InstanceState, Placement, Role
 from manager.domain.policy import Policy, backoff_ms
+from manager.domain.refusals import no_node
 
 S = InstanceState
 _FORWARD: Final = {S.SCHEDULED: 0, S.STARTING: 1, S.UNKNOWN: 2, S.RUNNING: 3, S.STOPPING: 4}
 SYSTEM: Final = "manager"
+_REPORTS: Final = {
+    Seen.STARTING: "its worker reports that it starts",
+    Seen.RUNNING: "its worker reports that it runs",
+    Seen.STOPPED: "its worker reports that it was stopped",
+    Seen.DEAD: "its worker reports that it ended",
+    Seen.COMPLETED: "its worker reports that it has done its work",
+    Seen.FAILED: "its worker reports that it failed",
+    Seen.ABSENT: "its worker does not have it",
+}
 
 
 class IllegalTransitionError(Exception):
@@ -159,22 +169,17 @@ def _plan(instance: Instance, event: Planned, now_ms: int, policy: Policy) -> In
         refusals=(),
         retry_at_ms=None,
     )
-    return _note(placed, now_ms, "scheduler", "placed", event.cause or "the node fits best", event.node_id)
+    return _note(placed, now_ms, "scheduler", "placed", event.cause or "the scheduler chose this node", event.node_id)
 
 
 def _refuse(instance: Instance, event: PlanRefused, now_ms: int, policy: Policy) -> Instance:
     if not wants_placement(instance):
         return instance
-    cause = "no node fits: " + (", ".join(_refusal_text(item) for item in event.refusals) or "there are no nodes")
+    cause = no_node(event.refusals)
     pending = replace(instance, state=S.PENDING, refusals=event.refusals, retry_at_ms=event.retry_at_ms)
     if instance.state is S.PENDING and instance.detail == cause:
         return pending
     return _note(pending, now_ms, "scheduler", "refused", cause)
-
-
-def _refusal_text(refusal: Any) -> str:
-    nodes = "node" if refusal.node_count == 1 else "nodes"
-    return f"{refusal.node_count} {nodes} by {refusal.reason}" + (f" ({refusal.detail})" if refusal.detail else "")
 
 
 def _move(instance: Instance, event: MovePlanned, now_ms: int, policy: Policy) -> Instance:
@@ -187,6 +192,7 @@ def _move(instance: Instance, event: MovePlanned, now_ms: int, policy: Policy) -
         state=S.SCHEDULED,
         since_ms=now_ms,
         deadline_ms=event.deadline_ms,
+        is_live=event.is_live,
     )
     moved = replace(instance, successor=successor, generation=event.generation)
     return _note(
@@ -206,7 +212,9 @@ def _observe(instance: Instance, event: Observed, now_ms: int, policy: Policy) -
         return _observe_stopping(instance, role, event, now_ms)
     if event.seen.is_end:
         if role is Role.SUCCESSOR:
-            return _drop_successor(instance, f"the successor ended: {event.detail or event.seen}", event.actor, now_ms)
+            return _drop_successor(
+                instance, f"the successor ended: {event.detail or _REPORTS[event.seen]}", event.actor, now_ms
+            )
         return _end_current(instance, event, now_ms, policy)
     return _observe_alive(instance, role, placement, event, now_ms, policy)
 
@@ -215,7 +223,7 @@ def _observe_stopping(instance: Instance, role: Role, event: Observed, now_ms: i
     if not event.seen.is_end:
         return instance
     closed = replace(instance.closed(role, now_ms), exit_code=event.exit_code)
-    cause = event.detail or f"the node answered {event.seen}"
+    cause = event.detail or _REPORTS[event.seen]
     noted = _note(closed, now_ms, event.actor, "closed", cause, event.node_id, detail=closed.detail)
     return _settle(noted, now_ms)
 
@@ -237,7 +245,7 @@ def _observe_alive(
         return _observe_successor(instance, state, event, now_ms)
     instance = replace(instance, state=state, retry_at_ms=None, refusals=())
     kind = "running" if state is S.RUNNING else "starting"
-    return _note(instance, now_ms, event.actor, kind, event.detail or f"the node answered {event.seen}", event.node_id)
+    return _note(instance, now_ms, event.actor, kind, event.detail or _REPORTS[event.seen], event.node_id)
 
 
 def _extend(
@@ -291,7 +299,7 @@ def _end_current(instance: Instance, event: Observed, now_ms: int, policy: Polic
     if instance.successor:
         return _promote(instance, "the old copy ended during the move", now_ms)
     ended = replace(instance.closed(Role.CURRENT, now_ms), exit_code=event.exit_code)
-    cause = event.detail or f"the node answered {event.seen}"
+    cause = event.detail or _REPORTS[event.seen]
     if _is_success(instance, event):
         done = replace(ended, state=S.COMPLETED, retry_at_ms=None, attempts=0)
         return _note(done, now_ms, event.actor, "completed", cause, event.node_id)
@@ -409,7 +417,7 @@ def _miss(instance: Instance, role: Role, placement: Placement, now_ms: int, pol
         return _lose(
             replace(instance, current=waiting), "its node has stopped it by now (on_disconnect stop_after)", now_ms
         )
-    cause = f"the node left it {placement.state} beyond its deadline"
+    cause = f"its worker left it {placement.state} for too long"
     closed = instance.closed(Role.CURRENT, now_ms)
     return _give_up_or_retry(closed, placement, S.FAILED, SYSTEM, cause, now_ms, policy)
 

@@ -84,7 +84,7 @@ class Placement:
     """An instance on a node: reserves `spec.demand` there until it is closed.
 
     `state` is SCHEDULED, STARTING, RUNNING, UNKNOWN or STOPPING. `deadline_ms` bounds how long it may stay in it.
-    `has_run` tells whether it was ever seen RUNNING.
+    `has_run` tells whether it was ever seen RUNNING, `is_live` whether it waits for its predecessor's running guest.
     """
 
     node_id: str
@@ -94,6 +94,7 @@ class Placement:
     since_ms: int
     deadline_ms: int | None = None
     has_run: bool = False
+    is_live: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,13 +43,14 @@ class Repeat:
 
 @dataclass
 class Findings:
-    """What follows from a message: deletions to send once, entries that the store does not know, and usages.
+    """What follows from a message: deletions and hand-overs to send once, entries that are not known, and usages.
 
     Of engines also what to send again, and `has_settled`: its lists are complete after a gap, so that whatever is
     outstanding there may have been lost.
     """
 
     stale: list[Effect] = field(default_factory=list)
+    hand_overs: list[Effect] = field(default_factory=list)
     orphans: list[ResourceEntry] = field(default_factory=list)
     usages: dict[InstanceKey, ResourceEntry] = field(default_factory=dict)
     unknown_count: int = 0
@@ -102,7 +103,28 @@ def on_state(state: ClusterState, node: Node, report: StateReport, now_ms: int) 
         state.put_node(replace(node, has_reported=True))
     findings = Findings()
     _observe(state, node, report, event, now_ms, findings)
+    if report.incoming:
+        _hand_over(state, node, report, findings)
     return findings
+
+
+def _hand_over(state: ClusterState, node: Node, report: StateReport, findings: Findings) -> None:
+    """The target of a live move waits at an address: the source is told to send its running guest there."""
+    instance = state.instances.get(InstanceKey(report.job_id, report.number))
+    if instance is None or instance.successor is None or instance.current is None:
+        return
+    current, successor = instance.current, instance.successor
+    if (successor.node_id, successor.generation) == (node.id, report.generation):
+        order = Effect(
+            verb=Verb.MOVE,
+            key=instance.key,
+            node_id=current.node_id,
+            generation=current.generation,
+            spec=current.spec,
+            target_id=node.id,
+            incoming=report.incoming,
+        )
+        findings.hand_overs.append(order)
 
 
 def on_resources(state: ClusterState, node: Node, resources: ResourceList, now_ms: int) -> Findings:

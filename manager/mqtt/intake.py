@@ -177,7 +177,7 @@ class Intake:
         core.counters["reports_of_unknown_instances"] += findings.unknown_count
         core.counters["stale_copies_deleted"] += len(findings.stale)
         core.usages.update(findings.usages)
-        for effect in findings.stale:
+        for effect in (*findings.stale, *findings.hand_overs):
             core.dispatcher.send_once(effect)
         for repeat in findings.repeats:
             core.dispatcher.repeat(repeat.verb, repeat.key, node.id, repeat.after_s)

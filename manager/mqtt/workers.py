@@ -25,5 +25,6 @@ def command_message(node: Node, effect: Effect, cluster_id: str, *, runs_job: bo
         spec=effect.spec,
         cluster=cluster_id,
         worker=effect.target_id,
+        incoming=effect.incoming,
     )
     return Channel.CONTROLS, write_command(command)
