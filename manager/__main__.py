@@ -28,6 +28,7 @@ from manager.ports import StoreError
 from manager.reconciler import Reconciler
 from manager.root.figures import show
 from manager.root.link import RootLink
+from manager.root.network import NetworkPlugin
 from manager.root.settings import RootSettings
 from manager.roots import ROOT, Roots
 from manager.rpc.servicer import SERVICE, ManagerServicer, add
@@ -50,6 +51,7 @@ class Parts:
     reconciler: Reconciler
     servicer: ManagerServicer
     link: RootLink
+    network: NetworkPlugin | None
 
 
 def _statuses(core: Core, bridge: Bridge, planner: Planner, roots: Roots) -> list[manager_pb2.PartStatus]:
@@ -69,7 +71,9 @@ def _build(settings: ManagerSettings, core: Core, scheduler: grpc.aio.Channel) -
     client_id = settings.mqtt_client_id or f"manager-{core.cluster_id}"
     bridge = Bridge(settings.mqtt_broker_host, settings.mqtt_broker_port, client_id, core.counters)
     bridge.on_connection = reconciler.connection_changed
-    core.dispatcher.commander = MqttCommander(bridge, core)
+    commander, address = MqttCommander(bridge, core), RootSettings().network_plugin_address
+    network = NetworkPlugin(core, commander, address) if address else None
+    core.dispatcher.commander = network or commander
     core.dispatcher.on_sent = reconciler.command_sent
     nodes = Nodes(core, settings.mqtt_advertised_port or settings.mqtt_broker_port)
     roots = Roots(core)
@@ -85,6 +89,7 @@ def _build(settings: ManagerSettings, core: Core, scheduler: grpc.aio.Channel) -
         reconciler=reconciler,
         servicer=servicer,
         link=RootLink(core, roots, RootSettings),
+        network=network,
     )
 
 
@@ -129,6 +134,8 @@ async def _serve(settings: ManagerSettings, parts: Parts) -> None:
         tasks.create_task(_keep_health(parts, healths), name="health")
         tasks.create_task(_keep_checking(parts.planner), name="planner-check")
         tasks.create_task(parts.link.run(), name="root")
+        if parts.network is not None:
+            tasks.create_task(parts.network.run(), name="network-plugin")
         LOG.info("listening", address=address, store=settings.store_url.split("@")[-1])
 
 

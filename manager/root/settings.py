@@ -80,6 +80,12 @@ class RootSettings(ProcessSettings):
         return f"{_bracketed(self._parts[1])}:{self.system_manager_grpc_port}"
 
     @property
+    def network_plugin_address(self) -> str:
+        """`HOST:PORT` of the network plug-in; "" where there is none."""
+        host = self.cluster_service_manager_addr
+        return f"{_bracketed(host)}:{self.cluster_service_manager_port}" if host else ""
+
+    @property
     def location(self) -> str:
         """The location, which roots require."""
         return self.cluster_location or "0.0,0.0,1000"
