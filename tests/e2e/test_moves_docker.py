@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import pytest
 
@@ -37,7 +38,7 @@ class Client:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="client")
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

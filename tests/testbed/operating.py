@@ -145,7 +145,7 @@ def _copies(folder: Path) -> Iterator[Copy]:
             continue
         try:
             words = (entry / "cmdline").read_bytes().split(b"\0")
-            place = Path(os.readlink(entry / "cwd")).relative_to(folder.resolve())
+            place = (entry / "cwd").readlink().relative_to(folder.resolve())
         except (OSError, ValueError):
             continue
         # the shim that waits for the runner has "sh" as its first word

@@ -20,7 +20,7 @@ def missing(part: str, reason: str) -> None:
 
 
 def require(part: str) -> None:
-    """Skip (or, in CI, fail) unless `part` is available: mosquitto, docker, qemu, mongo, compose, strace."""
+    """Skip (or, in CI, fail) unless `part` is available: mosquitto, docker, qemu, mongo, compose, strace, netns."""
     reason = _probes()[part]()
     if reason:
         missing(part, reason)
@@ -32,7 +32,7 @@ def available(part: str) -> bool:
 
 
 def _probes() -> dict[str, Callable[[], str]]:
-    from testbed import docker_engine, mongo_server, mosquitto, unikernel
+    from testbed import docker_engine, mongo_server, mosquitto, netns, unikernel
     from testbed.commands import lacking
 
     return {
@@ -42,4 +42,5 @@ def _probes() -> dict[str, Callable[[], str]]:
         "mongo": mongo_server.unavailable,
         "compose": lambda: docker_engine.unavailable() or lacking("docker-compose"),
         "strace": lambda: lacking("strace"),
+        "netns": netns.unavailable,
     }

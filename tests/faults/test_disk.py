@@ -1,0 +1,76 @@
+"""The manager's disk fills up and is freed again."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed.ledger import Ledger, untouched
+from testbed.netns import SpreadCluster, network, scratch_folder, small_disk
+from testbed.requirement import require
+from testbed.waiting import wait_until
+
+pytestmark = [pytest.mark.real("netns"), pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def small() -> Iterator[tuple[SpreadCluster, Path]]:
+    """A cluster whose store lies on a disk of 4 MB."""
+    require("netns")
+    with scratch_folder() as folder, small_disk(folder / "disk", 4) as disk, network() as net:
+        made = SpreadCluster(folder, net, {"STORE_URL": f"sqlite:///{disk}/cluster.db"})
+        try:
+            made.start()
+            made.add_worker("edge-0")
+            made.wait_until_node_is("edge-0", "READY")
+            yield made, disk
+        finally:
+            made.close()
+
+
+def fill(disk: Path) -> Path:
+    """Write until there is no room for another byte."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            try:
+                while True:
+                    file.write(b"\0" * size)
+            except OSError:
+                continue
+    assert os.statvfs(disk).f_bavail == 0
+    return filler
+
+
+def test_a_full_disk_refuses_and_loses_nothing(small: tuple[SpreadCluster, Path]) -> None:
+    """While the disk is full orders are refused with 503 and workloads go on; with room again all is taken."""
+    made, disk = small
+    ledger = Ledger(made)
+    for number in range(2):
+        ledger.deploy("base", number)
+    ledger.settle()
+    before = ledger.running()
+    filler = fill(disk)
+    document = {"name": "late", "image": "builtin:hello", "technology": "wasm"}
+
+    def is_refused() -> bool:
+        answer = made.http.request("POST", f"/api/deploy/late-{len(taken)}/0", document)
+        if answer.status == 200:
+            taken.append(f"late-{len(taken)}")
+        return answer.status == 503
+
+    taken: list[str] = []
+    wait_until(is_refused, 60.0, what="a deploy is refused")
+    wait_until(lambda: made.http.request("GET", "/status").status == 503, what="/status says that it is not ready")
+    ledger.wanted |= {(job_id, 0) for job_id in taken}
+    assert untouched(before, ledger.running())
+    made.kill("manager")
+    made.start_part("manager")
+    ledger.orders_amid(filler.unlink, "freed", 3)
+    made.wait_until_ready()
+    # what was refused is not known to have been lost: it may or may not run, asked for again it does
+    ledger.deploy(f"late-{len(taken)}")
+    ledger.settle()
+    assert untouched(before, ledger.running())
+    ledger.close()
