@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -114,7 +114,7 @@ class Effects:
         try:
             await runtime.prepare(workload, self._progress_of(ref))
             self._watches[ref].is_preparing = False
-            await runtime.start(workload)
+            await _to_the_end(runtime.start(workload), name=f"start {ref}")
         except asyncio.CancelledError:
             if not self._watches[ref].is_cancelled:
                 raise
@@ -182,3 +182,13 @@ class Effects:
                 self._tell(Progressed(ref, words))
 
         return progress
+
+
+async def _to_the_end(start: Coroutine[None, None, None], name: str) -> None:
+    """Await it, also when cancelled meanwhile: a start that is left half way could run on without anybody knowing."""
+    task = asyncio.create_task(start, name=name)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,))
+        raise

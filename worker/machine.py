@@ -364,7 +364,11 @@ class Machine:
     def _begin_waiting(self, now: float) -> None:
         for ref in sorted(self.instances):
             item = self.instances[ref]  # as it is now: what began before may have ended or begun this one
-            if item.phase is Phase.WAITING and not self._is_slot_taken(ref):
+            if item.phase is not Phase.WAITING:
+                continue
+            if item.wake_at is not None and item.wake_at <= now:
+                item = self._put(item, wake_at=None)  # what it waits for now is not time: nothing is due
+            if not self._is_slot_taken(ref):
                 self._begin(item, now)
 
     def _is_slot_taken(self, ref: Ref) -> bool:
