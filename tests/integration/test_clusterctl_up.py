@@ -2,19 +2,20 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from clusterctl.layout import Layout
 from testbed.leftovers import kill_processes_mentioning, processes_mentioning
-from testbed.ports import free_port, is_listening
+from testbed.ports import is_listening
 from testbed.processes import Process
 from testbed.waiting import wait_until
 
@@ -23,11 +24,10 @@ HELLO = ["--name", "hello", "--technology", "wasm", "--image", "builtin:hello"]
 
 
 def _offset() -> int:
-    """An offset by which every port of a cluster of one worker is free."""
+    """An offset by which every port of a cluster of one worker is free, below those of outgoing connections."""
     while True:
-        offset = free_port() - 10_100
-        ports = Layout(folder=Path(), port_offset=max(offset, 0)).ports.values()
-        if offset > 0 and max(ports) < 65_536 and not any(map(is_listening, ports)):
+        offset = random.randrange(1_000, 22_000)
+        if not any(map(is_listening, Layout(folder=Path(), port_offset=offset).ports.values())):
             return offset
 
 
@@ -42,8 +42,17 @@ class Up:
 
     def start(self) -> Process:
         """Start it and wait until it says that it is ready."""
-        self.process.start().wait_for_output("ready after", timeout=60)
+        before = self.process.output().count("ready after")
+        self.process.start()
+        wait_until(self._is_ready(before), timeout=60, what="it says that it is ready")
         return self.process
+
+    def _is_ready(self, before: int) -> Callable[[], bool]:
+        def is_ready() -> bool:
+            assert self.process.is_running, self.process.output()
+            return self.process.output().count("ready after") > before
+
+        return is_ready
 
     def ctl(self, *arguments: str) -> str:
         """Output of a command; it must succeed."""
@@ -55,7 +64,8 @@ class Up:
 def _up(tmp_path: Path) -> Iterator[Up]:
     up = Up(tmp_path)
     yield up
-    up.process.stop()
+    if up.process.is_running:
+        up.process.stop()
     up.process.reap()
     kill_processes_mentioning(str(tmp_path))
 
@@ -117,7 +127,7 @@ def test_a_taken_port_is_named(up: Up) -> None:
     assert "--port-offset" in refused.stderr
 
 
-def _runs_in(folder: Path) -> object:
+def _runs_in(folder: Path) -> Callable[[int], bool]:
     def runs(pid: int) -> bool:
         try:
             return Path(f"/proc/{pid}/cwd").resolve().is_relative_to(folder)
