@@ -13,6 +13,7 @@ from manager.domain.engines import exclusions
 from manager.domain.events import MovePlanned
 from manager.domain.model import Instance, InstanceKey, InstanceState, Node
 from manager.domain.refusals import phrase
+from manager.domain.refusals import phrase
 from manager.planner import Planner, Request
 
 

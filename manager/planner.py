@@ -32,10 +32,11 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A node, or the reasons why there is none."""
+    """A node and why it was chosen, or the reasons why there is none."""
 
     node_id: str
     refusals: tuple[Refusal, ...] = field(default=())
+    cause: str = ""
 
 
 class Planner:
@@ -54,7 +55,7 @@ class Planner:
             raise self._failed(error) from None
         self.failure = ""
         return [
-            Result(node_id=item.node_id, refusals=tuple(_refusal(refusal) for refusal in item.refusals))
+            Result(node_id=item.node_id, refusals=tuple(map(_refusal, item.refusals)), cause=item.cause)
             for item in response.results
         ]
 

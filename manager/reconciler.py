@@ -100,7 +100,7 @@ class Reconciler:
         """Apply one plan on the current state; answers the node that it was for."""
         core = self._core
         if result.node_id:
-            reason = core.state.place(request.key, result.node_id, now_ms())
+            reason = core.state.place(request.key, result.node_id, now_ms(), result.cause)
             self._refused.pop(request.key, None)
             if reason:
                 core.counters["plans_rejected"] += 1

@@ -38,10 +38,8 @@ class Amount:
         if np.isinf(free):
             return self._overload(node)
         missing, capacity = self.needed - int(free), _amount(node.capacity, self.reason)
-        shortfall = (
-            f"needs {self._words(self.needed, up=True)}; {node.name} has {self._words(max(int(free), 0))} free"
-            f" of {self._words(capacity)}"
-        )
+        there = f"{self._words(max(int(free), 0))} free of {self._words(capacity)}" if capacity else "none"
+        shortfall = f"needs {self._words(self.needed, up=True)}; {node.name} has {there}"
         change = f"lower the {self.reason} demand by {self._words(missing, up=True)}"
         if capacity >= self.needed:
             change += f" or free as much on {node.name}"

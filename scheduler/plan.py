@@ -15,7 +15,7 @@ from scheduler.filters import Filter, Named, NotExcluded
 from scheduler.ledger import Ledger, PlanKey
 from scheduler.query import Query
 from scheduler.ranking import Ranking, Rankings
-from scheduler.scorers import PEER_STEP, Scorer
+from scheduler.scorers import PEER_STEP, SCORER_WORDS, UNKNOWN_STEP, Scorer
 
 _NOTHING = Resources()
 
@@ -47,10 +47,11 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The node that an item gets; "" where none fits, and then why."""
+    """The node that an item gets, and why in words; "" where none fits, and then why not."""
 
     node_id: str
     refusals: tuple[ReasonCount, ...] = ()
+    cause: str = ""
 
 
 class Planner:
@@ -58,6 +59,7 @@ class Planner:
 
     def __init__(self, ledger: Ledger, scorer: Scorer) -> None:
         self._ledger = ledger
+        self._scorer = scorer
         self._rankings = Rankings(scorer)
 
     def plan(
@@ -77,7 +79,7 @@ class Planner:
             if row is None:
                 choices.append(Choice("", why))
                 continue
-            choices.append(Choice(columns.nodes[row].id))
+            choices.append(Choice(columns.nodes[row].id, cause=batch.cause(item, row, SCORER_WORDS[self._scorer])))
             amounts, count = batch.cost(item, row)
             if is_dry_run:
                 batch.try_out(row, amounts, count)
@@ -128,6 +130,22 @@ class _Contest:
         keys = self.keys(item)
         row = int(keys.argmin())
         return row if keys[row] != np.inf else None
+
+    def cause(self, item: Item, row: int, scorer_words: str) -> str:
+        """Why `best` has just answered that row."""
+        if item.target:
+            return "it was asked for by name"
+        keys = self._scratch
+        fitting = int(np.count_nonzero(keys != np.inf))
+        if fitting == 1:
+            return "the only node" if len(self.columns) == 1 else f"the only one of {len(self.columns)} nodes that fits"
+        words = scorer_words
+        if keys[row] >= UNKNOWN_STEP:
+            words = "fewest instances"
+        if self._penalties.any():
+            words = f"fewest instances of this job, then {words},"
+        unknown = ", none of which says what it has" if keys[row] >= UNKNOWN_STEP else ""
+        return f"{words} of {fitting} nodes that fit{unknown}"
 
     def filters(self, item: Item) -> tuple[Filter, ...]:
         """All that is asked for an item: the caller's own choice of nodes comes before the specification."""
@@ -201,6 +219,10 @@ class _Batch:
         """Take capacity until `undo`."""
         self._columns.assume(row, amounts, count)
         self._tried.append((row, amounts, count))
+
+    def cause(self, item: Item, row: int, scorer_words: str) -> str:
+        """Why `choose` has just answered that row."""
+        return self._contests[item.ask].cause(item, row, scorer_words)
 
     def undo(self) -> None:
         """Give back what was tried out."""

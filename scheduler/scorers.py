@@ -42,6 +42,7 @@ def pack(columns: Columns, query: Query, rows: Rows) -> Numbers:
 
 
 SCORERS: Final[dict[str, Scorer]] = {"least_allocated": least_allocated, "pack": pack}
+SCORER_WORDS: Final[dict[Scorer, str]] = {least_allocated: "least allocated", pack: "fullest"}
 
 
 def is_unknown(columns: Columns, query: Query, rows: Rows) -> Mask:

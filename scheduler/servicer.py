@@ -72,7 +72,7 @@ def _count(choices: list[Choice], elapsed_s: float) -> None:
 
 
 def _result(choice: Choice) -> scheduler_pb2.PlanResult:
-    return scheduler_pb2.PlanResult(node_id=choice.node_id, refusals=_refusals(choice.refusals))
+    return scheduler_pb2.PlanResult(node_id=choice.node_id, refusals=_refusals(choice.refusals), cause=choice.cause)
 
 
 def _refusals(counts: tuple[ReasonCount, ...]) -> list[instance_pb2.Refusal]:

@@ -179,8 +179,11 @@ class PlanResult(_message.Message):
 
     NODE_ID_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """node_id is the chosen node; empty: no capacity, see `refusals`."""
+    cause: _builtins.str
+    """cause says in words why that node was chosen, such as "least allocated of 3 nodes that fit". Empty: none was chosen."""
     @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[_instance_pb2.Refusal]:
         """refusals count the nodes by the first reason that ruled each out. Only where no node was chosen."""
@@ -190,10 +193,11 @@ class PlanResult(_message.Message):
         *,
         node_id: _builtins.str = ...,
         refusals: _abc.Iterable[_instance_pb2.Refusal] | None = ...,
+        cause: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id", "refusals", b"refusals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "node_id", b"node_id", "refusals", b"refusals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

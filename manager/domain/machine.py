@@ -30,10 +30,20 @@ from manager.domain.events import (
 from manager.domain.model import Event, Instance, InstanceState, Placement, Role
 from manager.domain.policy import Policy, backoff_ms
 from manager.domain.refusals import no_node
+from manager.domain.refusals import no_node
 
 S = InstanceState
 _FORWARD: Final = {S.SCHEDULED: 0, S.STARTING: 1, S.UNKNOWN: 2, S.RUNNING: 3, S.STOPPING: 4}
 SYSTEM: Final = "manager"
+_REPORTS: Final = {
+    Seen.STARTING: "its worker reports that it starts",
+    Seen.RUNNING: "its worker reports that it runs",
+    Seen.STOPPED: "its worker reports that it was stopped",
+    Seen.DEAD: "its worker reports that it ended",
+    Seen.COMPLETED: "its worker reports that it has done its work",
+    Seen.FAILED: "its worker reports that it failed",
+    Seen.ABSENT: "its worker does not have it",
+}
 _REPORTS: Final = {
     Seen.STARTING: "its worker reports that it starts",
     Seen.RUNNING: "its worker reports that it runs",

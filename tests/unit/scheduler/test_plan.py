@@ -230,3 +230,34 @@ def test_many_queries_share_the_planner() -> None:
         ask = Ask(query=Query(technology="docker", demand=Resources(cpu_millicores=cpu)))
         assert bench.nodes(Item(job_id=str(cpu)), asks=(ask,)) == ["a"]
     assert bench.ledger.columns.free_cpu[0] == 100_000 - sum(range(1, 100))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "item", "ask", "scorer", "cause"),
+    [
+        ("a", Item(), Ask(query=HUNDRED), least_allocated, "the only node"),
+        ("a,full,full2", Item(), Ask(query=HUNDRED), least_allocated, "the only one of 3 nodes that fits"),
+        ("a,b,full", Item(), Ask(query=HUNDRED), least_allocated, "least allocated of 2 nodes that fit"),
+        ("a,b", Item(), Ask(query=HUNDRED), pack, "fullest of 2 nodes that fit"),
+        (
+            "a,b",
+            Item(),
+            Ask(query=HUNDRED, peers={"a": 1}),
+            least_allocated,
+            "fewest instances of this job, then least allocated, of 2 nodes that fit",
+        ),
+        (
+            "silent,silent2,full",
+            Item(),
+            Ask(query=HUNDRED),
+            least_allocated,
+            "fewest instances of 2 nodes that fit, none of which says what it has",
+        ),
+        ("a,b", Item(target="b"), Ask(query=HUNDRED), least_allocated, "it was asked for by name"),
+    ],
+)
+def test_a_choice_says_why(nodes: str, item: Item, ask: Ask, scorer: object, cause: str) -> None:
+    """The cause of a placement is told in an operator's words."""
+    cpus = {"full": 50, "full2": 50, "silent": None, "silent2": None}
+    bench = Bench(*(_node(name, cpu=cpus.get(name, 1000)) for name in nodes.split(",")), scorer=scorer)
+    assert bench.plan(item, asks=(ask,))[0].cause == cause
