@@ -3,40 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from cluster.v1 import scheduler_pb2
 from manager.domain.model import Instance, InstanceState
+from manager.domain.refusals import phrase
 
 S = InstanceState
+_WAITING: Final = (S.PENDING, S.REQUESTED, S.FAILED, S.LOST)
 
 
 def summary(
     instance: Instance, name_of: Callable[[str], str], planning: scheduler_pb2.ExplainResponse | None, now_ms: int
 ) -> str:
     """A few sentences; `name_of` gives a node's name, `planning` what the scheduler thinks now."""
-    sentences = [f"{instance.job_name} ({instance.key}) is {instance.state}: {instance.detail}."]
+    waits = planning is not None and instance.state is S.PENDING
+    detail = "no node can take it" if waits else instance.detail.rstrip(".")
+    sentences = [f"{instance.job_name} ({instance.key}) is {instance.state}: {detail}."]
     if instance.current:
-        sentences.append(f"It is placed on node {name_of(instance.node_id)}.")
+        sentences.append(f"It is on node {name_of(instance.node_id)}{_why_there(instance)}.")
     if instance.successor:
         sentences.append(f"It is being moved to node {name_of(instance.successor.node_id)}.")
     if instance.retiring:
         sentences.append(f"An older copy is being stopped on node {name_of(instance.retiring.node_id)}.")
     if instance.attempts:
-        sentences.append(f"{instance.attempts} attempts in a row failed.")
-    if instance.retry_at_ms is not None and instance.state is not S.RUNNING:
-        sentences.append(f"It is tried again in {max(0, instance.retry_at_ms - now_ms) / 1000:.0f} s.")
-    if planning is not None and instance.state in (S.PENDING, S.REQUESTED, S.FAILED, S.LOST):
+        failed = "The last attempt" if instance.attempts == 1 else f"The last {instance.attempts} attempts"
+        sentences.append(f"{failed} failed.")
+    if planning is not None and instance.is_desired and instance.state in _WAITING:
         sentences.extend(_planning(planning))
+    if instance.retry_at_ms is not None and instance.state in _WAITING:
+        pause = f"in {max(0, instance.retry_at_ms - now_ms) / 1000:.0f} s"
+        sooner = ", or as soon as something changes for the better" if instance.state is S.PENDING else ""
+        sentences.append(f"It is tried again {pause}{sooner}.")
     return " ".join(sentences)
+
+
+def _why_there(instance: Instance) -> str:
+    """The cause of the event that brought it to its node; "" where the history has forgotten it."""
+    causes = (
+        event.cause
+        for event in reversed(instance.events)
+        if event.kind in ("placed", "move_started") and event.node_id == instance.node_id
+    )
+    cause = next(causes, "")
+    return f" ({cause})" if cause else ""
 
 
 def _planning(planning: scheduler_pb2.ExplainResponse) -> list[str]:
     if planning.fitting_count:
         return [f"{planning.fitting_count} of {planning.node_count} nodes would take it now."]
-    sentences = [f"None of {planning.node_count} nodes can take it."]
-    for refusal in planning.refusals:
-        detail = f" ({refusal.detail})" if refusal.detail else ""
-        sentences.append(f"{refusal.node_count} ruled out by {refusal.reason}{detail}.")
+    sentences = []
+    if planning.refusals:
+        sentences.append(f"Of {planning.node_count} nodes, {', '.join(map(phrase, planning.refusals))}.")
     if planning.smallest_change:
-        sentences.append(f"The smallest change that would fit: {planning.smallest_change}.")
+        sentences.append(f"The smallest change that would help: {planning.smallest_change}.")
     return sentences
