@@ -39,6 +39,7 @@ class ScriptedNode:
         self.registered: dict[str, Any] = {}
         self.heard: list[Heard] = []
         self.lock = threading.RLock()
+        self.is_silent = False
         self._ended = threading.Event()
         self._client: mqtt.Client | None = None
         self._beats = threading.Thread(target=self._beat, name=f"telemetry of {name}", daemon=True)
@@ -65,6 +66,14 @@ class ScriptedNode:
         """Wait until the cluster lists it as READY."""
         self._cluster.wait_until_node_is(self.name, "READY")
         return self
+
+    def fall_silent(self) -> None:
+        """Send no telemetry, and stay connected."""
+        self.is_silent = True
+
+    def speak_again(self) -> None:
+        """Send telemetry again."""
+        self.is_silent = False
 
     def stop(self) -> None:
         """Disconnect orderly and fall silent."""
@@ -144,7 +153,8 @@ class ScriptedNode:
 
     def _beat(self) -> None:
         while not self._ended.wait(self.telemetry_s):
-            self.beat()
+            if not self.is_silent:
+                self.beat()
 
 
 class SeedNode(ScriptedNode):
