@@ -198,7 +198,8 @@ def main() -> int:
         finally:
             cluster.stop()
             cluster.remove()
-    say(f"done: {len(jobs)} of {len(jobs)} jobs ran ({', '.join(job.document['technology'] for job in jobs)}), nothing is left")
+    ran = ", ".join(job.document["technology"] for job in jobs)
+    say(f"done: what ran: {ran}; nothing is left")
     return 0
 
 
