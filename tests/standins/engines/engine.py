@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import paho.mqtt.client as mqtt
@@ -16,6 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from standins.engines.agenda import Agenda
 from standins.engines.containerd import Containerd
 from standins.engines.service import DroppedError, Service, parse_service
+from testbed.processes import REPOSITORY
 
 HOST = "127.0.0.1"
 
@@ -78,6 +80,11 @@ class Engine:
         self._is_connected = False
         self.starting: dict[str, Service] = {}
         self.known: dict[str, Service] = {}
+
+    @classmethod
+    def folder(cls) -> Path:
+        """Where the recordings of its generation are."""
+        return REPOSITORY / "tests" / "vectors" / "engines" / cls.generation
 
     # To be said by a generation
 
