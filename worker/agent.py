@@ -143,7 +143,8 @@ class Agent:
         due = self.machine.next_due()
         timeout_s = None if due is None else max(0.0, due - boot_clock())
         try:
-            batch = [await asyncio.wait_for(self._inbox.get(), timeout_s)]
+            async with asyncio.timeout(timeout_s):
+                batch = [await self._inbox.get()]
         except TimeoutError:
             return [Ticked()]
         while not self._inbox.empty() and len(batch) < BATCH:
@@ -264,7 +265,8 @@ class Agent:
     async def _report_inventory(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._inventory_due.wait(), self._settings.inventory_interval_s)
+                async with asyncio.timeout(self._settings.inventory_interval_s):
+                    await self._inventory_due.wait()
             self._inventory_due.clear()
             if self._session and self._session.is_connected:
                 usages = await self._effects.usages()
@@ -284,7 +286,8 @@ class Agent:
             return
         try:
             await runtime.stop(ref)
-            await asyncio.wait_for(runtime.wait(ref), EXIT_GRACE_S)
+            async with asyncio.timeout(EXIT_GRACE_S):
+                await runtime.wait(ref)
         except TimeoutError:
             await runtime.kill(ref)
             await runtime.wait(ref)

@@ -84,7 +84,8 @@ class Effects:
         async def usage(start: Start) -> Usage | None:
             runtime = self._runtimes.get(start.spec.technology)
             try:
-                return await asyncio.wait_for(runtime.usage(start.ref), USAGE_TIMEOUT_S) if runtime else None
+                async with asyncio.timeout(USAGE_TIMEOUT_S):
+                    return await runtime.usage(start.ref) if runtime else None
             except (OSError, TimeoutError, RuntimeFailure):
                 return None
 

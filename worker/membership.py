@@ -92,7 +92,8 @@ class Registrar:
     async def _until_needed(self) -> None:
         while not self._needed.is_set():
             try:
-                await asyncio.wait_for(self._needed.wait(), TECHNOLOGY_CHECK_S)
+                async with asyncio.timeout(TECHNOLOGY_CHECK_S):
+                    await self._needed.wait()
             except TimeoutError:
                 found = await self._available()
                 if found != self._technologies:

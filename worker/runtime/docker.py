@@ -88,7 +88,8 @@ class DockerRuntime:
                 if not is_running(container.attrs):
                     return exit_of(container.attrs)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), RECHECK_S)
+                    async with asyncio.timeout(RECHECK_S):
+                        await woken.wait()
 
     async def stop(self, ref: Ref) -> None:
         """The image's stop signal, SIGTERM by default."""

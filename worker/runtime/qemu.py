@@ -109,7 +109,8 @@ async def boots(binary: str, accelerator: str) -> bool:
     quiet = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(*argv, stdin=quiet, stdout=quiet, stderr=quiet)
     try:
-        return await asyncio.wait_for(process.wait(), _PROBE_S) == (_PROBE_CODE << 1) | 1
+        async with asyncio.timeout(_PROBE_S):
+            return await process.wait() == (_PROBE_CODE << 1) | 1
     except TimeoutError:
         return False
     finally:

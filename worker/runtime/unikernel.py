@@ -76,7 +76,7 @@ class UnikernelRuntime:
         try:
             monitor = await self._connect(workload.ref)
             with contextlib.suppress(EOFError, _qmp_error()):  # a guest may end before the answer comes: `wait` tells
-                await asyncio.wait_for(monitor.client.execute("cont"), COMMAND_TIMEOUT_S)
+                await _ask(monitor, "cont")
         except (OSError, EOFError, TimeoutError, _qmp_error()) as error:
             run.signal(signal.SIGKILL)
             raise RuntimeFailure(run.last_words() or f"QEMU did not answer: {error}") from None
@@ -87,9 +87,9 @@ class UnikernelRuntime:
             return False
         with contextlib.suppress(OSError, EOFError, TimeoutError, _qmp_error()):
             monitor = await self._connect(ref)
-            status: Any = await asyncio.wait_for(monitor.client.execute("query-status"), COMMAND_TIMEOUT_S)
+            status: Any = await _ask(monitor, "query-status")
             if status["status"] == "prelaunch":
-                await asyncio.wait_for(monitor.client.execute("cont"), COMMAND_TIMEOUT_S)
+                await _ask(monitor, "cont")
         return self._run(ref).process is not None
 
     async def wait(self, ref: Ref) -> Exit:
@@ -196,7 +196,7 @@ class UnikernelRuntime:
             self._run(ref).signal(signal.SIGTERM)
             return
         with contextlib.suppress(OSError, EOFError, TimeoutError, _qmp_error()):
-            await asyncio.wait_for(monitor.client.execute(name), COMMAND_TIMEOUT_S)
+            await _ask(monitor, name)
 
     async def _disconnect(self, ref: Ref) -> str:
         """End the session; answers the reason for the guest's end, if it told one."""
@@ -214,6 +214,11 @@ class UnikernelRuntime:
             await monitor.client.disconnect()
         events = monitor.ends.clear()
         return next((_reason(event) for event in events), "")
+
+
+async def _ask(monitor: Monitor, command: str) -> Any:
+    async with asyncio.timeout(COMMAND_TIMEOUT_S):
+        return await monitor.client.execute(command)
 
 
 def _reason(event: Any) -> str:
