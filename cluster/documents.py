@@ -33,6 +33,8 @@ MEBIBYTE: Final = 1024 * 1024
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}\Z")
 JOB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _PORTS: Final = re.compile(r"\s*(?:\d{1,5}(?::\d{1,5})?(?:/(?:tcp|udp))?\s*(?:;\s*|\Z))*\Z")
+_NUMBER: Final = re.compile(r"\d+", re.ASCII)
+_LAST_PORT: Final = 65535
 _UNION_TAGS: Final = ("str", "int")
 _NAME_RULE: Final = "letters, digits, '.', '_' and '-', beginning with a letter or digit, at most {} characters"
 
@@ -49,7 +51,17 @@ def parse_json(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidInputError(f"the body is not JSON: {error}", field="body") from None
+        raise InvalidInputError(_not_json(body, error), field="body") from None
+
+
+def _not_json(body: bytes, error: orjson.JSONDecodeError) -> str:
+    if not body.strip():
+        return "the body is empty: send a JSON object"
+    try:
+        body.decode()
+    except UnicodeDecodeError as wrong:
+        return f"the body is not UTF-8: byte {wrong.start} is 0x{body[wrong.start]:02x}"
+    return f"the body is not JSON: {error}"
 
 
 def _is_deeper_than(body: bytes, limit: int) -> bool:
@@ -185,8 +197,8 @@ class JobDocument(_Document):
     @field_validator("port")
     @classmethod
     def _ports(cls, value: str | None) -> str | None:
-        if value and not _PORTS.match(value):
-            raise ValueError("write ports as 'host:container[/tcp|udp];...', such as '8080:80/tcp'")
+        if value and (not _PORTS.match(value) or any(int(number) > _LAST_PORT for number in _NUMBER.findall(value))):
+            raise ValueError("write ports as 'host:container[/tcp|udp];...', such as '8080:80/tcp', up to 65535")
         return value
 
 
@@ -360,4 +372,6 @@ def _validate(model: type[Model], document: object, what: str) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         field = ".".join(str(part) for part in first["loc"] if part not in _UNION_TAGS) or "body"
-        raise InvalidInputError(f"{field}: {first['msg']}", field=field) from None
+        words = first["msg"].removeprefix("Value error, ")
+        told = words.replace("Input should", f"{field} should", 1) if words.startswith("Input") else f"{field}: {words}"
+        raise InvalidInputError(told, field=field) from None

@@ -63,7 +63,8 @@ def parse_registration(document: object) -> Registration:
     name = _text(document, "host" if is_engine else "name")
     if not NAME.match(name):
         raise InvalidInputError(
-            "a node name has letters, digits, '.', '_' and '-', at most 253", field="host" if is_engine else "name"
+            "a node name has letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 253",
+            field="host" if is_engine else "name",
         )
     dialect = _dialect(document, is_engine)
     return Registration(
@@ -87,7 +88,9 @@ def _text(document: Mapping[str, Any], key: str) -> str:
         return str(value)
     if isinstance(value, str) and value:
         return value
-    raise InvalidInputError(f"a registration needs `{key}`, a string", field=key)
+    if value is None or value == "":
+        raise InvalidInputError(f"a registration needs `{key}`, a string or an integer", field=key)
+    raise InvalidInputError(f"{key} must be a string or an integer of at most 64 bits, not {value!r:.40}", field=key)
 
 
 def _given_id(document: Mapping[str, Any]) -> str:
@@ -95,7 +98,9 @@ def _given_id(document: Mapping[str, Any]) -> str:
         return ""
     value = _text(document, "id")
     if not JOB_ID.match(value):
-        raise InvalidInputError("a node id has letters, digits, '.', '_' and '-', at most 128", field="id")
+        raise InvalidInputError(
+            "a node id has letters, digits, '.', '_' and '-', beginning with a letter or digit, at most 128", field="id"
+        )
     return value
 
 

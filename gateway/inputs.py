@@ -15,7 +15,7 @@ from gateway.problems import BodyTimeoutError, BodyTooLargeError
 
 MAX_INSTANCE_NUMBER: Final = 2**31 - 1
 MAX_PAGE_SIZE: Final = 1000
-_INTEGER: Final = re.compile(r"-?[0-9]{1,10}\Z", re.ASCII)
+_INTEGER: Final = re.compile(r"(?:-?[1-9][0-9]{0,9}|0[0-9]{0,9})\Z", re.ASCII)  # "-01" must not mean all
 _FLAGS: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 Value = TypeVar("Value")
 

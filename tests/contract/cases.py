@@ -122,6 +122,15 @@ _BAD_NODES = (
     (_node("n", port="3000x"), "port"),
     (_node("n", port="٣٠٠٠"), "port"),
     (_node("n", port=2**63), "port"),
+    (_node("n", port=2**80), "port"),
+    (_node("n", port=" 80"), "port"),
+    (_node("n", port=True), "port"),
+    (_node("n", ip=" 10.0.0.1"), "ip"),
+    (_node("n", ip=3232235521), "ip"),
+    (_node("n", id=2**80), "id"),
+    (_node("n", id=-5), "id"),
+    (_node("n", id=1.0), "id"),
+    (_node("käse"), "name"),
     (_node("n", id={"$oid": "1"}), "id"),
     (_node("n", id="a/b"), "id"),
     (_node("n", id="x" * 129), "id"),
@@ -153,6 +162,13 @@ _BAD_JOBS = (
     ({**JOB, "vgpus": 1.5}, "vgpus"),
     ({**JOB, "port": 8080}, "port"),
     ({**JOB, "port": "eighty"}, "port"),
+    ({**JOB, "port": "65536:80"}, "port"),
+    ({**JOB, "port": "80:99999/tcp"}, "port"),
+    ({**JOB, "memory": 2**80}, "memory"),
+    ({**JOB, "_id": {"$oid": "5"}}, "_id"),
+    ({**JOB, "constraints": {}}, "constraints"),
+    ({**JOB, "replicas": 1.0}, "replicas"),
+    ({**JOB, "replicas": 2**80}, "replicas"),
     ({**JOB, "cmd": "sleep 1"}, "cmd"),
     ({**JOB, "cmd": ["sleep", 1]}, "cmd.1"),
     ({**JOB, "environment": {"A": "1"}}, "environment"),
@@ -198,6 +214,10 @@ _BAD_BODIES: tuple[tuple[str, dict[str, Any], int], ...] = (
     ("a body that is not UTF-8", {"raw": b'{"name": "\xff\xfe"}'}, 400),
     ("a lone surrogate", {"raw": b'{"name": "\\ud800"}'}, 400),
     ("NaN", {"raw": b'{"name": "x", "memory": NaN}'}, 400),
+    ("a number beyond all floats", {"raw": b'{"name": "x", "memory": 1e400}'}, 400),
+    ("UTF-16", {"raw": '{"name": "x"}'.encode("utf-16")}, 400),
+    ("two documents", {"raw": b"{}{}"}, 400),
+    ("a number", {"raw": b"5"}, 400),
     ("Infinity", {"raw": b'{"name": "x", "memory": -Infinity}'}, 400),
     ("null", {"raw": b"null"}, 400),
     ("an array", {"raw": b"[]"}, 400),
@@ -250,6 +270,9 @@ BAD_INPUT = (
             ("POST", "/api/service/-x/0", JOB, "job_id"),
             ("POST", f"/api/service/{'x' * 129}/0", JOB, "job_id"),
             ("DELETE", "/api/service/job/-2", None, "instance_number"),
+            ("DELETE", "/api/service/job/-01", None, "instance_number"),
+            ("DELETE", "/api/service/job/1.5", None, "instance_number"),
+            ("GET", "/api/delete/job/+1", None, "instance_number"),
             ("DELETE", "/api/service/%00/0", None, "job_id"),
             ("GET", "/api/delete/%ff/0", None, "job_id"),
             ("GET", "/api/delete/job/x", None, "instance_number"),
@@ -445,5 +468,23 @@ def recorded(generation: str) -> list[tuple[str, Step]]:
 
 RECORDED = tuple(
     Case(f"the root's recorded call {name} succeeds", (step,)) for name, step in [*recorded("R1"), *recorded("R3")]
+)
+# What only a real manager knows.
+WHOLE = (
+    Case(
+        "an id that is alive belongs to its node",
+        (
+            _registered(_node("owner", id="4711")),
+            Step(
+                method="POST",
+                path="/api/node/register",
+                body=_node("thief", id=4711),
+                status=409,
+                answer=problem(409, "id", reason="already_exists"),
+            ),
+            _again(_node("owner", id=4711, ip="10.9.9.9", port=4000)),
+            Step(method="GET", path="/api/nodes/4711", answer={"name": "owner", "ip": "10.9.9.9", "port": 4000}),
+        ),
+    ),
 )
 ALL = (*REGISTRATIONS, *BAD_INPUT, *ROUTING, *COMMANDS, *RECORDED)
