@@ -92,6 +92,7 @@ class ClusterState:
     def register(self, registration: Registration, now_ms: int, now_mono_s: float) -> Node:
         """Admit a node or renew what it said. Raises AlreadyExistsError for the id of another live node."""
         node_id, old = self._identify(registration)
+        self._release_alias(registration.given_id, node_id)
         aliases = set(old.aliases if old else ())
         if registration.given_id and self._ids.get(registration.given_id, node_id) == node_id != registration.given_id:
             aliases.add(registration.given_id)
@@ -122,6 +123,16 @@ class ClusterState:
         if _is_object_id(registration.given_id):
             return registration.given_id, None
         return self._new_node_id(registration.name), None
+
+    def _release_alias(self, given_id: str, node_id: str) -> None:
+        """Take an alias from another node, which is down: telemetry and commands are not meant for that one."""
+        other = self.nodes.get(self._ids.get(given_id, ""))
+        if other is None or other.id in (node_id, given_id):
+            return
+        del self._ids[given_id]
+        topic_id = other.id if other.topic_id == given_id else other.topic_id
+        kept = tuple(alias for alias in other.aliases if alias != given_id)
+        self.put_node(replace(other, aliases=kept, topic_id=topic_id))
 
     def _new_node_id(self, name: str) -> str:
         """24 hex digits from the name, so that a machine keeps its id even when this store is lost."""
