@@ -44,20 +44,21 @@ def judge(
 ) -> Judgement:
     """READY nodes whose lease ran out become SUSPECT, SUSPECT and never heard ones after the grace DOWN.
 
-    A received last will makes a node SUSPECT at once, and DOWN one grace later.
+    A received last will makes a node SUSPECT at once, and DOWN one grace later. When a mass expiry ends, those that are
+    not back yet have one more lease: nodes return one after the other.
     """
     if now_mono_s - listening_since_mono_s < rules.lease_s:
         return Judgement(verdicts=())
-    known = list(nodes)
-    suspects = [(node, live) for node, live in known if node.state is not NodeState.DOWN]
+    suspects = [(node, live) for node, live in nodes if node.state is not NodeState.DOWN]
+    once_heard = [live for node, live in suspects if node.state is not NodeState.REGISTERED]
+    silent = sum(1 for live in once_heard if _is_late(live, now_mono_s, listening_since_mono_s, rules))
+    is_mass = silent >= rules.mass_count and silent > rules.mass_share * len(once_heard)
+    if is_mass:
+        for live in once_heard:
+            live.spared_mono_s = now_mono_s
     verdicts = [
         v for node, live in suspects if (v := _judge_one(node, live, now_mono_s, listening_since_mono_s, rules))
     ]
-    once_heard = [live for node, live in suspects if node.state is not NodeState.REGISTERED]
-    silent = sum(1 for live in once_heard if _silence_s(live, now_mono_s, listening_since_mono_s) >= rules.lease_s)
-    is_mass = silent >= rules.mass_count and silent > rules.mass_share * len(once_heard)
-    if is_mass:
-        verdicts = [verdict for verdict in verdicts if verdict.state is not NodeState.DOWN]
     return Judgement(verdicts=tuple(verdicts), is_paused=is_mass)
 
 
@@ -66,15 +67,20 @@ def _silence_s(live: NodeLive, now_mono_s: float, listening_since_mono_s: float)
     return now_mono_s - max(heard, listening_since_mono_s)
 
 
+def _is_late(live: NodeLive, now: float, since: float, rules: LeaseRules) -> bool:
+    return live.will_mono_s is not None or _silence_s(live, now, since) >= rules.lease_s
+
+
 def _judge_one(node: Node, live: NodeLive, now: float, since: float, rules: LeaseRules) -> Verdict | None:
     silence_s = _silence_s(live, now, since)
-    over_s = rules.grace_s if live.is_will_received else rules.lease_s + rules.grace_s
+    is_over = silence_s >= rules.lease_s + rules.grace_s
     cause = f"no telemetry for {silence_s:.1f} s"
-    if live.is_will_received:
-        cause = f"its connection broke {silence_s:.1f} s ago (last will)"
-    if silence_s >= over_s and node.state is not NodeState.READY:
+    if live.will_mono_s is not None:
+        is_over = is_over or now - live.will_mono_s >= rules.grace_s
+        cause = f"its connection broke {now - live.will_mono_s:.1f} s ago (last will)"
+    is_spared = live.spared_mono_s is not None and now - live.spared_mono_s < rules.lease_s
+    if is_over and not is_spared and node.state is not NodeState.READY:
         return Verdict(node_id=node.id, state=NodeState.DOWN, cause=cause)
-    is_late = live.is_will_received or silence_s >= rules.lease_s
-    if is_late and node.state is NodeState.READY:
+    if node.state is NodeState.READY and _is_late(live, now, since, rules):
         return Verdict(node_id=node.id, state=NodeState.SUSPECT, cause=cause)
     return None

@@ -258,7 +258,8 @@ class NodeLive:
     memory_percent: float | None = None
     memory_free_bytes: int | None = None
     beat: str = ""
-    is_will_received: bool = False
+    will_mono_s: float | None = None
+    spared_mono_s: float | None = None
     last_sequence: int = field(default=-1)
     listing: Listing = field(default_factory=Listing)
 

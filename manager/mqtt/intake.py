@@ -18,6 +18,7 @@ from cluster.process import LOG
 from cluster.topics import Channel
 from manager.core import Core, now_ms
 from manager.domain import engines, lists
+from manager.domain.effects import Effect
 from manager.domain.model import Event, Node, NodeLive, NodeState
 from manager.domain.observation import Findings, came_ready, on_resources, on_state
 from manager.mqtt.bridge import Bridge, Incoming
@@ -36,6 +37,7 @@ class Intake:
         self._waiting = asyncio.Event()
         self._faults: set[str] = set()
         self._told: dict[str, float] = {}
+        self._to_send: list[Effect] = []
         self.orphans: dict[str, dict[tuple[str, int], ResourceEntry]] = {}
         bridge.on_ready = self._waiting.set
 
@@ -86,7 +88,7 @@ class Intake:
     def _heard(self, node: Node, live: NodeLive, message: Incoming) -> None:
         live.heartbeat_mono_s = message.mono_s
         live.heartbeat_at_ms = now_ms()
-        live.is_will_received = False
+        live.will_mono_s = None
         if node.topic_id != message.topic_id:
             self._core.state.put_node(replace(node, topic_id=message.topic_id))
         if node.state is not NodeState.READY:
@@ -124,9 +126,10 @@ class Intake:
     # States and lists
 
     async def _take_others(self, messages: list[Incoming]) -> None:
-        """Apply, save, acknowledge; while the store does not work everything waits here in order."""
+        """Apply, save, send, acknowledge; while the store does not work everything waits here in order."""
         while True:
             await self._core.writer.working.wait()
+            self._to_send.clear()
             for message in messages:
                 try:
                     self._on_other(message)
@@ -137,6 +140,8 @@ class Intake:
             except ClusterError:
                 continue
             break
+        for effect in self._to_send:
+            self._core.dispatcher.send_once(effect)
         for message in messages:
             self._bridge.acknowledge(message)
 
@@ -169,16 +174,14 @@ class Intake:
         if parse_object(message.payload).get("online") is not False:
             return
         live = self._core.state.live[node.id]
-        live.is_will_received = True
-        live.heartbeat_mono_s = message.mono_s
+        live.will_mono_s = message.mono_s
 
     def _follow(self, node: Node, findings: Findings) -> None:
         core = self._core
         core.counters["reports_of_unknown_instances"] += findings.unknown_count
         core.counters["stale_copies_deleted"] += len(findings.stale)
         core.usages.update(findings.usages)
-        for effect in (*findings.stale, *findings.hand_overs):
-            core.dispatcher.send_once(effect)
+        self._to_send += [*findings.stale, *findings.hand_overs]
         for repeat in findings.repeats:
             core.dispatcher.repeat(repeat.verb, repeat.key, node.id, repeat.after_s)
         if findings.has_settled:
