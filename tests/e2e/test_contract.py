@@ -23,7 +23,7 @@ def _client(made: Cluster) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.mark.parametrize("case", (*cases.WHOLE, *cases.ALL), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*cases.WHOLE, *cases.ALL], ids=lambda case: case.name)
 def test_contract(made: Cluster, client: httpx.Client, case: Case) -> None:
     """The case holds on the whole cluster as it does on the gateway alone, and no part of it has failed inside."""
     run_case(client, case)
