@@ -37,6 +37,7 @@ class ScriptedNode:
         self.name = name
         self.facts = facts
         self.registered: dict[str, Any] = {}
+        self.topic_id = ""
         self.heard: list[Heard] = []
         self.lock = threading.RLock()
         self.is_silent = False
@@ -58,6 +59,7 @@ class ScriptedNode:
         answer = self._cluster.http.insist("POST", "/api/node/register", {**self.registration(), **self.facts})
         assert answer.status == 200, answer
         self.registered = answer.json
+        self.topic_id = self.topic_id or self.id
         self._client = self._connect()
         self._beats.start()
         return self
@@ -103,7 +105,7 @@ class ScriptedNode:
         """Send JSON, or bytes as they are, on one of its topics."""
         assert self._client is not None
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self._client.publish(f"nodes/{self.id}/{channel}", payload, qos=qos)
+        self._client.publish(f"nodes/{self.topic_id}/{channel}", payload, qos=qos)
 
     def say(self, job: dict[str, Any], status: str, detail: str = "", **more: Any) -> None:
         """Send a state of a job that it was commanded to run."""
@@ -143,7 +145,7 @@ class ScriptedNode:
         return client
 
     def _on_connect(self, client: mqtt.Client, *_facts: Any) -> None:
-        client.subscribe(f"nodes/{self.id}/controls", qos=1)
+        client.subscribe(f"nodes/{self.topic_id}/controls", qos=1)
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         body = json.loads(message.payload)
