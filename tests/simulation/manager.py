@@ -6,10 +6,6 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
-from simulation.broker import Broker, Message
-from simulation.invariants import check_instance, check_state
-from simulation.loop import Loop
-
 from cluster.errors import UnavailableError
 from cluster.jobs import JobSpec, OnDisconnect
 from cluster.nodes import Registration
@@ -23,6 +19,9 @@ from manager.domain.model import InstanceKey, InstanceState, Node, NodeState, Re
 from manager.domain.observation import came_ready, on_resources, on_state
 from manager.domain.policy import Policy, backoff_ms
 from manager.domain.reconciliation import Rung, apply_verdict, fenced_nodes, heal, ring
+from simulation.broker import Broker, Message
+from simulation.invariants import check_instance, check_state
+from simulation.loop import Loop
 from worker.records import DeleteAsked, DeployAsked, Ref
 
 POLICY: Final = Policy(retry_cap_ms=20_000, start_deadline_ms=60_000, pending_cap_ms=10_000)
@@ -69,7 +68,7 @@ class SimManager:
         self._refused: dict[InstanceKey, int] = {}
         self._beats: dict[str, float] = {}
         self._view: dict[str, Any] = {}
-        self.dispatcher = Dispatcher(lambda node_id: self.state.nodes.get(node_id), lambda: self._loop.now)
+        self.dispatcher = Dispatcher(self._find_node, lambda: self._loop.now)
         self.dispatcher.commander = self
         self.state = ClusterState(POLICY)
         self._adopt()
@@ -153,15 +152,14 @@ class SimManager:
             waiting(False)
 
     def _follow_up(self, key: InstanceKey) -> None:
-        instance = self.state.instances.get(key)
-        if instance is None:
+        if key not in self.state.instances:
             self.dispatcher.forget(key)
             return
-        if self.disk.get(("instance", key)) is not instance:
-            return
-        self.dispatcher.consider(instance)
-        if wants_placement(instance) and (instance.retry_at_ms or 0) <= self.now_ms():
-            self._to_plan[key] = None
+        instance = self.state.instances[key]
+        if instance is self.disk.get(("instance", key)):
+            self.dispatcher.consider(instance)
+            if wants_placement(instance) and (instance.retry_at_ms or 0) <= self.now_ms():
+                self._to_plan[key] = None
 
     # Calls
 
@@ -277,10 +275,13 @@ class SimManager:
         self._broker.command(node.id, event)
         return True
 
+    def _find_node(self, node_id: str) -> Node | None:
+        return self.state.nodes.get(node_id)
+
     def _acknowledge_leases(self) -> None:
         for node_id, node in self.state.nodes.items():
             specs = [p.spec for key in self.state.on_node[node_id] for _, p in self.state.instances[key].placements()]
-            is_holder = any(spec.on_disconnect is OnDisconnect.STOP_AFTER for spec in specs)
+            is_holder = node_id in self._beats and any(s.on_disconnect is OnDisconnect.STOP_AFTER for s in specs)
             silence_s = self._loop.now - (self.state.live[node_id].heartbeat_mono_s or 0.0)
             if (
                 is_holder

@@ -3,11 +3,10 @@
 import random
 from collections.abc import Callable
 
-from simulation.broker import Faults
-from simulation.world import World, one_shot, service
-
 from cluster.jobs import JobSpec, OnDisconnect
 from manager.domain.model import InstanceKey
+from simulation.broker import Faults
+from simulation.world import World, one_shot, service
 
 FAULTY_S = 60.0
 CALM = Faults()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
-from simulation.broker import Broker
-from simulation.loop import Loop
-
+from cluster.jobs import Resources
 from cluster.nodes import Dialect, Registration
 from cluster.payloads import ResourceEntry, ResourceList, StateReport, Telemetry
+from simulation.broker import Broker
+from simulation.loop import Loop
 from worker.machine import Machine
 from worker.records import (
     DeployAsked,
@@ -37,7 +38,7 @@ from worker.records import (
     Vanished,
 )
 
-VOLATILE = {"wake_at": None, "running_since": None, "is_ready": False, "liveness": None, "readiness": None}
+VOLATILE: Any = {"wake_at": None, "running_since": None, "is_ready": False, "liveness": None, "readiness": None}
 RETRY_S = 1.0
 WINDOW = 100
 
@@ -45,9 +46,14 @@ WINDOW = 100
 class Surroundings(Protocol):
     """What the machine needs from the world: a manager to register with, and somebody who watches."""
 
-    def register(self, registration: Registration, answered: Callable[[str], None]) -> None: ...
-    def on_run(self, worker: SimWorker, ref: Ref) -> None: ...
-    def on_deleted(self, worker: SimWorker, ref: Ref) -> None: ...
+    def register(self, registration: Registration, answered: Callable[[str], None]) -> None:
+        """Register until it works."""
+
+    def on_run(self, worker: SimWorker, ref: Ref) -> None:
+        """A workload begins to run."""
+
+    def on_deleted(self, worker: SimWorker, ref: Ref) -> None:
+        """A copy is told to stop."""
 
 
 @dataclass
@@ -210,7 +216,7 @@ class SimWorker:
                 sequence=sent.sequence,
             )
             if self._broker.publish(self.name, self.node_id, "state", report, qos=1):
-                self._soon(0.05, lambda sent=sent: self._acknowledged(sent))
+                self._soon(0.05, partial(self._acknowledged, sent))
 
     def _acknowledged(self, sent: Sent) -> None:
         if sent in self._outbox:
@@ -332,8 +338,6 @@ class SimWorker:
 
 def machine_of(name: str, cpu_millicores: int) -> Registration:
     """What a simulated machine says of itself."""
-    from cluster.jobs import Resources
-
     return Registration(
         name=name,
         ip="127.0.0.1",

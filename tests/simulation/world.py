@@ -8,16 +8,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cluster.errors import ClusterError
+from cluster.jobs import JobSpec, OnDisconnect, Resources, RestartPolicy
+from cluster.nodes import Registration
+from manager.domain.model import Instance, InstanceKey, InstanceState
 from simulation.broker import Broker
 from simulation.invariants import check_state
 from simulation.loop import Loop
 from simulation.manager import SimManager
 from simulation.worker import SimWorker, machine_of
-
-from cluster.errors import ClusterError
-from cluster.jobs import JobSpec, OnDisconnect, Resources, RestartPolicy
-from cluster.nodes import Registration
-from manager.domain.model import Instance, InstanceKey, InstanceState
 from worker.records import Ref
 
 S = InstanceState

@@ -1,11 +1,12 @@
 """The best-known failures of orchestrators, each made to happen in the simulation, and not happening."""
 
-from simulation.broker import Faults
-from simulation.worker import SimWorker
-from simulation.world import World, service
+from itertools import pairwise
 
 from cluster.jobs import OnDisconnect, RestartPolicy
 from manager.domain.model import Instance, InstanceKey, InstanceState, NodeState
+from simulation.broker import Faults
+from simulation.worker import SimWorker
+from simulation.world import World, service
 
 S = InstanceState
 KEY = InstanceKey("web", 0)
@@ -96,7 +97,7 @@ def test_redeploy_storm() -> None:
     world.run(300.0)
     placed = [event for event in _instance(world).events if event.kind == "placed"]
     assert 3 < len(placed) < 40
-    pauses = [after.at_ms - before.at_ms for before, after in zip(placed, placed[1:], strict=False)]
+    pauses = [after.at_ms - before.at_ms for before, after in pairwise(placed)]
     assert pauses[-1] > 2 * pauses[0]
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 
 import pytest
+
 from simulation.schedule import play
 
 REPLAY = os.environ.get("SIMULATION_SEED")
