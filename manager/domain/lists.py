@@ -20,7 +20,7 @@ from manager.domain.observation import Findings
 S = InstanceState
 ABSENT_PERIODS: Final = {S.STOPPING: 2.5, S.RUNNING: 5.0, S.UNKNOWN: 5.0}
 NEVER_STARTED_PERIODS: Final = 15.0
-DELETE_PAUSE_S: Final = 15.0
+DELETE_PAUSE_FENCES: Final = 1.5
 LONGEST_DELETE_PAUSE_S: Final = 300.0
 ZOMBIE_DELETES: Final = 3
 _ENDED: Final = frozenset({"DEAD", "UNDEPLOYED", "COMPLETED", "FAILED", "STOPPED"})
@@ -107,7 +107,7 @@ def _on_unplaced(
     fence_s = state.policy.refence_ms / 1000
     if mono_s - listed.first_s < fence_s or now_ms - ended.at_ms < state.policy.refence_ms:
         return
-    pause_s = min(DELETE_PAUSE_S * (1 << max(listed.delete_count - 1, 0)), LONGEST_DELETE_PAUSE_S)
+    pause_s = min(DELETE_PAUSE_FENCES * fence_s * (1 << max(listed.delete_count - 1, 0)), LONGEST_DELETE_PAUSE_S)
     if mono_s - listed.deleted_s < pause_s:
         return
     if listed.delete_count >= ZOMBIE_DELETES and not listed.is_zombie:
