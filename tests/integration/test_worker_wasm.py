@@ -36,7 +36,9 @@ def runner_pids(worker: RealWorker) -> list[int]:
         try:
             if process.name.isdigit() and str(worker.folder / "wasm") in str((process / "cwd").readlink()):
                 command = (process / "cmdline").read_bytes()
-                found += [int(process.name)] if b"wasm_runner\0order.json\0" in command and b"-c\0" not in command else []
+                found += (
+                    [int(process.name)] if b"wasm_runner\0order.json\0" in command and b"-c\0" not in command else []
+                )
         except OSError:
             continue
     return found
@@ -201,7 +203,9 @@ def test_adoption(tmp_path: Path, mosquitto: Mosquitto, manager: ManagerSide) ->
     """A worker that waits serves its registration and takes the answer."""
     folder = tmp_path / "w"
     port = free_port()
-    with real_worker(folder, mosquitto, manager, WORKER_ADOPT="true", WORKER_PORT=str(port), is_awaited=False) as worker:
+    with real_worker(
+        folder, mosquitto, manager, WORKER_ADOPT="true", WORKER_PORT=str(port), is_awaited=False
+    ) as worker:
         worker.port = port
         wait_until(lambda: "waiting to be adopted" in worker.process.output())
         offer = json.loads(worker.get("/api/node/register"))
