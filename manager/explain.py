@@ -41,7 +41,7 @@ def summary(
 def _why_there(instance: Instance) -> str:
     """The cause of the event that brought it to its node; "" where the history has forgotten it."""
     causes = (
-        event.cause
+        event.cause if event.kind == "placed" else f"moved there by {event.actor}"
         for event in reversed(instance.events)
         if event.kind in ("placed", "move_started") and event.node_id == instance.node_id
     )

@@ -13,7 +13,6 @@ from manager.domain.engines import exclusions
 from manager.domain.events import MovePlanned
 from manager.domain.model import Instance, InstanceKey, InstanceState, Node
 from manager.domain.refusals import phrase
-from manager.domain.refusals import phrase
 from manager.planner import Planner, Request
 
 
@@ -69,14 +68,15 @@ class Mover:
         return core.state.instances.get(instance.key, moved)
 
     def _check_movable(self, instance: Instance) -> None:
+        source = self._core.state.nodes.get(instance.node_id)
+        if source is not None:
+            self._check_reports(source, "node_from")
         if instance.state is not InstanceState.RUNNING or instance.current is None:
             raise ConflictError(f"{instance.key} is {instance.state}: only a RUNNING instance is moved", field="job")
         if instance.successor:
             raise ConflictError(f"{instance.key} is being moved to {instance.successor.node_id}", field="job")
         if instance.spec.one_shot or instance.spec.restart_policy is RestartPolicy.NEVER:
             raise ConflictError(f"{instance.key} runs once: a move would run it twice", field="job")
-        source = self._core.state.nodes[instance.node_id]
-        self._check_reports(source, "node_from")
 
     def _check_reports(self, node: Node, field: str) -> None:
         if node.registration.dialect is Dialect.SEED and not node.has_reported:

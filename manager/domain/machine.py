@@ -283,7 +283,8 @@ def _observe_successor(instance: Instance, state: InstanceState, event: Observed
         retiring=_stopping(old, now_ms) if old else None,
         state=S.RUNNING,
     )
-    return _note(handed, now_ms, event.actor, "moved", "the successor runs; the old copy stops", event.node_id)
+    cause = "the successor runs; the old copy stops"
+    return _note(handed, now_ms, event.actor, "moved", cause, event.node_id, detail="it was moved and runs")
 
 
 def _drop_successor(instance: Instance, cause: str, actor: str, now_ms: int) -> Instance:

@@ -39,4 +39,8 @@ class MqttCommander:
         state = self._core.state
         others = (key for key in state.on_node[node_id] if key.job_id == effect.key.job_id and key != effect.key)
         placements = (item for key in others for _, item in state.instances[key].placements())
-        return any(item.node_id == node_id and item.state is InstanceState.RUNNING for item in placements)
+        # what came to run after this placement was made does not count: a repeated command is the same command
+        return any(
+            item.node_id == node_id and item.state is InstanceState.RUNNING and item.since_ms <= effect.generation
+            for item in placements
+        )
