@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import signal
 import sys
@@ -96,5 +97,5 @@ def _uvloop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 def warn_if_exposed(bind: str, what: Iterable[str]) -> None:
     """Say at each start that peers are admitted without authentication when not bound to loopback."""
-    if bind not in ("127.0.0.1", "::1", "localhost"):
+    if bind != "localhost" and not ipaddress.ip_address(bind).is_loopback:
         LOG.warning("peers are admitted without authentication", bind=bind, what=list(what))
