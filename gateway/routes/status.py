@@ -29,8 +29,8 @@ async def status(request: Request) -> Response:
         answer = await peers.manager.call(
             peers.manager_stub.GetStatus, manager_pb2.GetStatusRequest(), wait_s=0.0, timeout_s=STATUS_TIMEOUT_S
         )
-    except DeadlineError as late:
-        raise UnavailableError(late.detail, field="manager") from None
+    except (DeadlineError, UnavailableError) as away:
+        return problem(UnavailableError(away.detail, field="manager"), {"missing": ["manager"]})
     parts = {part.name: part for part in answer.parts}
     missing = {
         name: parts[name].detail if name in parts else "the manager does not tell"
