@@ -26,6 +26,7 @@ PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
 }
 PageSize = Annotated[str, Query(description="1..1000; 0 means 100")]
 PageToken = Annotated[str, Query(description="the next_page_token of the page before")]
+_EMPTY: Final[dict[str, Any]] = {"string": "", "integer": 0, "number": 0.0, "boolean": False, "object": {}}
 _REFERENCE: Final = "#/components/schemas/{model}"
 _UNSEEN: Final = (JobDocument, schemas.Problem, schemas.Registration, schemas.Move, schemas.Replicate)
 
@@ -61,4 +62,24 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     for operations in document["paths"].values():
         for operation in operations.values():
             operation["responses"].pop("422", None)
+            for response in operation["responses"].values():
+                for content in response["content"].values():
+                    content["example"] = _example(content["schema"], components)
     return document
+
+
+def _example(schema: Mapping[str, Any], components: Mapping[str, Any]) -> Any:
+    """A value of a schema, put together from the examples of its parts."""
+    if schema.get("examples"):
+        return schema["examples"][0]
+    if "$ref" in schema:
+        return _example(components[schema["$ref"].rpartition("/")[2]], components)
+    if "anyOf" in schema:
+        return _example(schema["anyOf"][0], components)
+    match schema.get("type"):
+        case "array":
+            return [_example(schema["items"], components)]
+        case "object" if "properties" in schema:
+            return {name: _example(part, components) for name, part in schema["properties"].items()}
+        case kind:
+            return _EMPTY[str(kind)]

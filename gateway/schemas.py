@@ -22,6 +22,7 @@ REGISTRATION_EXAMPLE: Final = {"id": "", "name": "edge-1", "ip": "192.168.1.20",
 MOVE_EXAMPLE: Final = {"job": "65f1a3b2c4d5e6f708192a3b", "node_from": "edge-1", "node_to": "edge-2"}
 REPLICATE_EXAMPLE: Final = {"job": "65f1a3b2c4d5e6f708192a3b", "int_replicas": 3}
 _NODE_ID: Final = "65f1a3b2c4d5e6f708192a01"
+_JOB_ID: Final = "65f1a3b2c4d5e6f708192a3b"
 
 
 class _Schema(BaseModel):
@@ -112,9 +113,9 @@ class Amounts(_Schema):
 class NodeUsage(_Schema):
     """What a node last measured."""
 
-    cpu_percent: float
-    memory_percent: float
-    memory_free_bytes: int | None
+    cpu_percent: float = Field(examples=[12.5])
+    memory_percent: float = Field(examples=[40.0])
+    memory_free_bytes: int | None = Field(examples=[5153960755])
 
 
 class Node(_Schema):
@@ -123,38 +124,38 @@ class Node(_Schema):
     id: str = Field(examples=[_NODE_ID])
     name: str = Field(examples=["edge-1"])
     state: str = Field(description="REGISTERED, READY, SUSPECT or DOWN", examples=["READY"])
-    detail: str
+    detail: str = Field(examples=["its telemetry arrives"])
     is_cordoned: bool
     ip: str = Field(examples=["192.168.1.20"])
     port: int = Field(examples=[3000])
     dialect: str = Field(description="seed, worker, engine_a or engine_c", examples=["worker"])
     technologies: list[str] = Field(examples=[["docker", "wasm"]])
     architecture: str = Field(examples=["amd64"])
-    addons: list[str]
-    csi_drivers: list[str]
+    addons: list[str] = Field(examples=[[]])
+    csi_drivers: list[str] = Field(examples=[[]])
     capacity: Amounts
     allocated: Amounts
     usage: NodeUsage | None
-    instance_count: int
+    instance_count: int = Field(examples=[1])
     heartbeat_at: str | None = Field(examples=["2026-01-31T12:00:00.000Z"])
-    registered_at: str | None
-    topic_id: str = Field(description="the id under which its telemetry arrives")
+    registered_at: str | None = Field(examples=["2026-01-31T11:00:00.000Z"])
+    topic_id: str = Field(description="the id under which its telemetry arrives", examples=[_NODE_ID])
     given_id: str = Field(description="the id that it registered with")
 
 
 class Event(_Schema):
     """An entry of the history."""
 
-    id: int
+    id: int = Field(examples=[1769860800000000])
     at: str | None = Field(examples=["2026-01-31T12:00:00.000Z"])
-    actor: str = Field(examples=["root"])
+    actor: str = Field(examples=["scheduler"])
     subject: str = Field(examples=["instance:65f1a3b2c4d5e6f708192a3b/0"])
     kind: str = Field(examples=["placed"])
     state: str = Field(examples=["SCHEDULED"])
-    cause: str
-    job_id: str
-    instance_number: int | None
-    node_id: str
+    cause: str = Field(examples=["least allocated of 3 nodes that fit"])
+    job_id: str = Field(examples=[_JOB_ID])
+    instance_number: int | None = Field(examples=[0])
+    node_id: str = Field(examples=[_NODE_ID])
 
 
 class NodeDetail(Node):
@@ -166,87 +167,87 @@ class NodeDetail(Node):
 class Placement(_Schema):
     """An instance on a node."""
 
-    role: str = Field(description="CURRENT, SUCCESSOR or RETIRING")
-    node_id: str
-    generation: int
-    state: str
-    since: str | None
+    role: str = Field(description="CURRENT, SUCCESSOR or RETIRING", examples=["CURRENT"])
+    node_id: str = Field(examples=[_NODE_ID])
+    generation: int = Field(examples=[1769860800000])
+    state: str = Field(examples=["RUNNING"])
+    since: str | None = Field(examples=["2026-01-31T12:00:00.000Z"])
 
 
 class Refusal(_Schema):
     """How many nodes a reason ruled out."""
 
     reason: str = Field(examples=["memory"])
-    node_count: int
-    detail: str
+    node_count: int = Field(examples=[1])
+    detail: str = Field(examples=["needs 100 MiB; edge-2 has 50 MiB free of 512 MiB"])
 
 
 class InstanceUsage(_Schema):
     """What a worker measured of an instance."""
 
-    cpu_percent: float
-    memory_bytes: int
-    disk_bytes: int
+    cpu_percent: float = Field(examples=[3.5])
+    memory_bytes: int = Field(examples=[52428800])
+    disk_bytes: int = Field(examples=[1048576])
 
 
 class Instance(_Schema):
     """A numbered copy of a job."""
 
     id: str = Field(description="JOB_ID/NUMBER", examples=["65f1a3b2c4d5e6f708192a3b/0"])
-    job_id: str
+    job_id: str = Field(examples=[_JOB_ID])
     job_name: str = Field(examples=["web"])
-    instance_number: int
-    node_id: str = Field(description="node of the current placement; empty: none")
+    instance_number: int = Field(examples=[0])
+    node_id: str = Field(description="node of the current placement; empty: none", examples=[_NODE_ID])
     state: str = Field(examples=["RUNNING"])
-    detail: str
-    is_desired: bool
-    technology: str
-    image: str
+    detail: str = Field(examples=["its worker reports that it runs"])
+    is_desired: bool = Field(examples=[True])
+    technology: str = Field(examples=["docker"])
+    image: str = Field(examples=["docker.io/library/nginx:1.27"])
     placements: list[Placement]
-    refusals: list[Refusal]
-    attempts: int
-    retry_at: str | None
-    exit_code: int | None
+    refusals: list[Refusal] = Field(description="why no node could take it, while it is PENDING", examples=[[]])
+    attempts: int = Field(description="failed ones in a row", examples=[0])
+    retry_at: str | None = Field(examples=[None])
+    exit_code: int | None = Field(examples=[None])
     usage: InstanceUsage | None
-    created_at: str | None
-    updated_at: str | None
-    version: int
+    created_at: str | None = Field(examples=["2026-01-31T12:00:00.000Z"])
+    updated_at: str | None = Field(examples=["2026-01-31T12:00:01.000Z"])
+    version: int = Field(examples=[4])
 
 
 class InstanceDetail(Instance):
     """An instance with its specification as a job document, and its history, oldest first."""
 
-    spec: dict[str, Any] | None
+    spec: dict[str, Any] | None = Field(examples=[JOB_EXAMPLE])
     events: list[Event]
 
 
 class Update(_Schema):
     """The progress of a rolling update."""
 
-    state: str
-    updated_count: int
-    total_count: int
-    detail: str
+    state: str = Field(examples=["rolling"])
+    updated_count: int = Field(examples=[1])
+    total_count: int = Field(examples=[3])
+    detail: str = Field(examples=["2 of 3 instances still run the old specification"])
 
 
 class Job(_Schema):
     """A job of the cluster."""
 
-    id: str
+    id: str = Field(examples=[_JOB_ID])
     name: str = Field(examples=["web"])
-    image: str
-    technology: str
-    state: str = Field(description="that of the instance furthest from RUNNING")
-    instance_count: int
-    running_count: int
-    created_at: str | None
-    update: Update | None
+    image: str = Field(examples=["docker.io/library/nginx:1.27"])
+    technology: str = Field(examples=["docker"])
+    state: str = Field(description="that of the instance furthest from RUNNING", examples=["RUNNING"])
+    instance_count: int = Field(examples=[1])
+    running_count: int = Field(examples=[1])
+    created_at: str | None = Field(examples=["2026-01-31T12:00:00.000Z"])
+    update: Update | None = Field(examples=[None])
 
 
 class JobDetail(Job):
     """A job with its specification as a job document, and its instances."""
 
-    spec: dict[str, Any]
+    spec: dict[str, Any] = Field(examples=[JOB_EXAMPLE])
     instances: list[Instance]
 
 
@@ -281,20 +282,20 @@ class Events(_Page):
 class Verdict(_Schema):
     """What the scheduler thinks of a node."""
 
-    node_id: str
-    reasons: list[str]
+    node_id: str = Field(examples=[_NODE_ID])
+    reasons: list[str] = Field(examples=[["memory"]])
     score: float
-    shortfall: str
+    shortfall: str = Field(examples=["needs 100 MiB; edge-2 has 50 MiB free of 512 MiB"])
 
 
 class Planning(_Schema):
     """What the scheduler thinks of a job now."""
 
-    node_count: int
-    fitting_count: int
+    node_count: int = Field(examples=[1])
+    fitting_count: int = Field(examples=[0])
     refusals: list[Refusal]
     nearest: Verdict | None
-    smallest_change: str
+    smallest_change: str = Field(examples=["edge-2 would fit: lower the memory demand by 50 MiB"])
     verdicts: list[Verdict]
 
 
@@ -302,7 +303,7 @@ class Explanation(_Schema):
     """Why an instance is where it is; `planning` is null while the scheduler is away."""
 
     instance: InstanceDetail
-    summary: str
+    summary: str = Field(examples=["web (65f1…/0) is PENDING: no node can take it. …"])
     planning: Planning | None
 
 
@@ -321,26 +322,26 @@ class Replicated(Ok):
 class Ready(Ok):
     """The cluster is ready."""
 
-    cluster_name: str
-    cluster_id: str
+    cluster_name: str = Field(examples=["factory-1"])
+    cluster_id: str = Field(examples=["65f1a3b2c4d5e6f7081920cc"])
 
 
 class Part(_Schema):
     """A part that the manager needs."""
 
     name: str = Field(examples=["broker"])
-    is_ready: bool
-    detail: str
+    is_ready: bool = Field(examples=[True])
+    detail: str = Field(description="what is wrong, where it is not ready")
 
 
 class ClusterStatus(_Schema):
     """How the cluster stands."""
 
-    cluster_name: str
-    cluster_id: str
-    connected_to_root: bool
-    version: str
+    cluster_name: str = Field(examples=["factory-1"])
+    cluster_id: str = Field(examples=["65f1a3b2c4d5e6f7081920cc"])
+    connected_to_root: bool = Field(examples=[True])
+    version: str = Field(examples=["0.1.0"])
     parts: list[Part]
     nodes: dict[str, int] = Field(examples=[{"READY": 2}])
     instances: dict[str, int] = Field(examples=[{"RUNNING": 5}])
-    counters: dict[str, int]
+    counters: dict[str, int] = Field(examples=[{"mqtt_telemetry": 4711}])

@@ -82,7 +82,7 @@ async def explain(request: Request, job_id: str, instance_number: str) -> Respon
     "/api/instances/{job_id}/{instance_number}/logs",
     summary="What it printed",
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string", "examples": ["listening on :80\n"]}}}}},
 )
 async def logs(
     request: Request,

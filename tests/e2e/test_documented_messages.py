@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway import schemas
 from testbed.cluster import Cluster, cluster
 from testbed.operating import deploy, instance, move, replicate, wait_for_state
 from testbed.scripted_node import ScriptedNode, SeedNode, nodes
@@ -303,6 +304,20 @@ def test_every_example_of_the_description_is_accepted(made: Cluster) -> None:
                 asked += 1
     assert asked >= 6
     assert made.http.request("DELETE", "/api/service/example/-1").status == 200
+
+
+def test_real_answers_have_the_documented_keys(made: Cluster) -> None:
+    """What operators read is what the description promises: all keys of the right types, and no others."""
+    node = SeedNode(made, "described")
+    paths = made.http.get("/openapi.json")["paths"]
+    with nodes(node):
+        run_on(node, made, "described-job")
+        for path, operations in paths.items():
+            content = operations.get("get", {}).get("responses", {}).get("200", {}).get("content", {})
+            if "application/json" in content and "delete" not in path:
+                model = getattr(schemas, content["application/json"]["schema"]["$ref"].rpartition("/")[2])
+                at = path.format(job_id="described-job", instance_number=0, node="described", job="described-job")
+                model.model_validate(made.http.get(at), strict=True)
 
 
 def test_a_kept_message_is_no_sign_of_life(made: Cluster) -> None:

@@ -30,6 +30,18 @@ def test_every_operation_is_described(method: str, path: str, operation: dict[st
         assert operation["requestBody"]["content"]["application/json"]["example"]
 
 
+@pytest.mark.parametrize(("method", "path", "operation"), OPERATIONS)
+def test_every_answer_has_an_example(method: str, path: str, operation: dict[str, Any]) -> None:
+    """It has the documented keys, all of them and no others; problems too."""
+    schemas.Problem.model_validate(operation["responses"]["default"]["content"]["application/problem+json"]["example"])
+    for media_type, content in operation["responses"]["200"]["content"].items():
+        if media_type == "application/json":
+            model = getattr(schemas, content["schema"]["$ref"].rpartition("/")[2])
+            model.model_validate(content["example"], strict=True)
+        else:
+            assert content["example"]
+
+
 def test_every_reference_leads_somewhere() -> None:
     """Nothing points to a schema that is not there, and FastAPI's own errors are gone."""
     text = json.dumps(DOCUMENT)
