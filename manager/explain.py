@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cluster.v1 import scheduler_pb2
+from manager.domain.engines import ENGINE_REASONS
 from manager.domain.model import Instance, InstanceState
 from manager.domain.refusals import phrase
 
@@ -30,7 +31,7 @@ def summary(
         failed = "The last attempt" if instance.attempts == 1 else f"The last {instance.attempts} attempts"
         sentences.append(f"{failed} failed.")
     if planning is not None and instance.is_desired and instance.state in _WAITING:
-        sentences.extend(_planning(planning))
+        sentences.extend(_planning(planning, instance))
     if instance.retry_at_ms is not None and instance.state in _WAITING:
         pause = f"in {max(0, instance.retry_at_ms - now_ms) / 1000:.0f} s"
         sooner = ", or as soon as something changes for the better" if instance.state is S.PENDING else ""
@@ -49,10 +50,13 @@ def _why_there(instance: Instance) -> str:
     return f" ({cause})" if cause else ""
 
 
-def _planning(planning: scheduler_pb2.ExplainResponse) -> list[str]:
+def _planning(planning: scheduler_pb2.ExplainResponse, instance: Instance) -> list[str]:
+    """The scheduler knows nothing of what rules an engine out for one instance: that is said beside its opinion."""
+    own = [phrase(item) for item in instance.refusals if item.reason in ENGINE_REASONS]
+    sentences = [f"Of the nodes, {', '.join(own)}."] if own else []
     if planning.fitting_count:
-        return [f"{planning.fitting_count} of {planning.node_count} nodes would take it now."]
-    sentences = []
+        but = " but for that" if own else ""
+        return [*sentences, f"{planning.fitting_count} of {planning.node_count} nodes would take it now{but}."]
     if planning.refusals:
         sentences.append(f"Of {planning.node_count} nodes, {', '.join(map(phrase, planning.refusals))}.")
     if planning.smallest_change:

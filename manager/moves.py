@@ -92,7 +92,7 @@ class Mover:
             self._check_reports(core.state.nodes[target_id], "node_to")
         unfit = exclusions(core.state, instance)
         if target_id in unfit:
-            raise ConflictError(f"the target cannot take {instance.key}: {unfit[target_id].detail}", field="node_to")
+            raise ConflictError(f"{instance.key} cannot go there: {phrase(unfit[target_id])}", field="node_to")
         core.plan_sequence += 1
         request = Request(
             key=instance.key,

@@ -23,6 +23,7 @@ S = InstanceState
 MAX_CONTAINER_NAME: Final = 76
 MAX_HOST_NAME: Final = 64
 AFTER_DEAD_S: Final = 1.0
+ENGINE_REASONS: Final = ("container_name", "older_copy")
 _CONTAINER_NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*\Z")
 _THERE: Final = frozenset({"service already deployed", "task already deployed"})
 _BLOCKED: Final = re.compile(r'snapshot ".*": already exists')
@@ -172,10 +173,10 @@ def exclusions(state: ClusterState, instance: Instance) -> dict[str, Refusal]:
         problem = name_problem(node, *name)
         listing = state.live[node.id].listing
         if problem:
-            excluded[node.id] = Refusal(reason="container_name", node_count=1, detail=problem)
+            excluded[node.id] = Refusal(reason=ENGINE_REASONS[0], node_count=1, detail=problem)
         elif name in listing.blocked or (name in listing.listed and node.id not in here):
-            detail = f"an older copy of it is still on {node.name}"
-            excluded[node.id] = Refusal(reason="older_copy", node_count=1, detail=detail)
+            detail = node.name
+            excluded[node.id] = Refusal(reason=ENGINE_REASONS[1], node_count=1, detail=detail)
     return excluded
 
 

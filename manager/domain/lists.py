@@ -107,7 +107,9 @@ def _on_unplaced(
     fence_s = state.policy.refence_ms / 1000
     if mono_s - listed.first_s < fence_s or now_ms - ended.at_ms < state.policy.refence_ms:
         return
-    pause_s = min(DELETE_PAUSE_FENCES * fence_s * (1 << max(listed.delete_count - 1, 0)), LONGEST_DELETE_PAUSE_S)
+    pause_s = min(
+        DELETE_PAUSE_FENCES * fence_s * (1 << max(listed.delete_count - ZOMBIE_DELETES, 0)), LONGEST_DELETE_PAUSE_S
+    )
     if mono_s - listed.deleted_s < pause_s:
         return
     if listed.delete_count >= ZOMBIE_DELETES and not listed.is_zombie:

@@ -11,6 +11,8 @@ _ONE_AND_MORE: Final = {
     "direct": ("is not named by the job", "are not named by the job"),
     "target": ("is not the one that was asked for", "are not the one that was asked for"),
     "excluded": ("is ruled out for this instance", "are ruled out for this instance"),
+    "container_name": ("cannot take a container of that name", "cannot take a container of that name"),
+    "older_copy": ("still has an older copy of it", "still have an older copy of it"),
     "technology": ("lacks the runtime", "lack the runtime"),
     "architecture": ("has another architecture", "have another architecture"),
     "addons": ("lacks an add-on", "lack an add-on"),
