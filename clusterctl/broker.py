@@ -57,7 +57,8 @@ async def _serve(bind: str, port: int) -> None:
     await broker.start()
     await ended.wait()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(broker.shutdown(), timeout=2.0)
+        async with asyncio.timeout(2.0):
+            await broker.shutdown()
 
 
 if __name__ == "__main__":

@@ -57,7 +57,8 @@ class Child:
                 delay_s = FIRST_DELAY_S if time.monotonic() - started > STEADY_S else delay_s
                 self._tell(self._obituary(status, delay_s))
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), delay_s)
+                    async with asyncio.timeout(delay_s):
+                        await self._stopping.wait()
                 delay_s = min(delay_s * 2, LONGEST_DELAY_S)
         finally:
             self._ended.set()
@@ -69,7 +70,8 @@ class Child:
             return
         self._signal(signal.SIGTERM)
         try:
-            await asyncio.wait_for(self._ended.wait(), self.program.stop_grace_s)
+            async with asyncio.timeout(self.program.stop_grace_s):
+                await self._ended.wait()
         except TimeoutError:
             self._tell(f"{self.program.name} did not end within {self.program.stop_grace_s:g} s; killed")
         self.kill()

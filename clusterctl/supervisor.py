@@ -58,7 +58,8 @@ class Supervisor:
                 return True
             self._give_up_on_the_dying()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._signalled.wait(), interval_s)
+                async with asyncio.timeout(interval_s):
+                    await self._signalled.wait()
         return False
 
     def _give_up_on_the_dying(self) -> None:
