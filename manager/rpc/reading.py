@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -24,6 +25,7 @@ from manager.rpc.convert import (
 from manager.rpc.paging import page, size_of
 
 _SEPARATOR: Final = "/"
+_NUMBER: Final = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
 
 
 class Reader:
@@ -108,7 +110,8 @@ class Reader:
         """An instance with specification and history. Raises NotFoundError."""
         instance = self._core.state.instances.get(InstanceKey(key.job_id, key.number))
         if instance is None:
-            raise NotFoundError(f"there is no instance {key.job_id}/{key.number}", field="key")
+            field = "instance_number" if self._core.state.of_job.get(key.job_id) else "job_id"
+            raise NotFoundError(f"there is no instance {key.job_id}/{key.number}", field=field)
         return instance, instance_to_proto(instance, self._core.usages.get(instance.key), is_whole=True)
 
     def instances(self, request: manager_pb2.ListInstancesRequest) -> manager_pb2.ListInstancesResponse:
@@ -184,12 +187,12 @@ def _instance_token(token: str) -> InstanceKey | None:
     if not token:
         return None
     job_id, separator, number = token.rpartition(_SEPARATOR)
-    if not separator or not number.isdigit():
+    if not separator or not _NUMBER.match(number):
         raise InvalidInputError("page_token is not one that was given out", field="page_token")
     return InstanceKey(job_id, int(number))
 
 
 def _event_token(token: str) -> int:
-    if token and not token.isdigit():
+    if token and not _NUMBER.match(token):
         raise InvalidInputError("page_token is not one that was given out", field="page_token")
     return int(token or 0)

@@ -471,6 +471,37 @@ RECORDED = tuple(
 )
 # What only a real manager knows.
 WHOLE = (
+    *(
+        Case(
+            f"GET {path[:60]} is refused and names page_token",
+            (Step(method="GET", path=path, status=400, answer=problem(400, "page_token")),),
+        )
+        for path in (
+            "/api/events?page_token=%C2%B2",
+            "/api/events?page_token=" + "9" * 5000,
+            "/api/events?page_token=-1",
+            "/api/instances?page_token=a",
+            "/api/instances?page_token=a/%C2%B2",
+            "/api/instances?page_token=a/" + "9" * 5000,
+        )
+    ),
+    Case(
+        "what is unknown is named",
+        (
+            Step(method="POST", path="/api/service/case-named/0", body=JOB),
+            Step(method="GET", path="/api/instances/case-named/1", status=404, answer=problem(404, "instance_number")),
+            Step(method="GET", path="/api/instances/case-nameless/0", status=404, answer=problem(404, "job_id")),
+            Step(method="GET", path="/api/instances?node=nobody", status=404, answer=problem(404, "node")),
+            Step(
+                method="POST",
+                path="/api/move/",
+                body={"job": "case-named", "node_from": "nobody"},
+                status=404,
+                answer=problem(404, "node_from"),
+            ),
+            Step(method="DELETE", path="/api/service/case-named/-1"),
+        ),
+    ),
     Case(
         "an id that is alive belongs to its node",
         (
