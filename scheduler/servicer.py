@@ -29,7 +29,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         self._view = view
         self._clock = clock
 
-    async def Plan(  # noqa: N802 - the name of the RPC
+    async def Plan(
         self,
         request: scheduler_pb2.PlanRequest,
         context: Context,
@@ -45,7 +45,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         _count(choices, time.perf_counter() - started_s)
         return scheduler_pb2.PlanResponse(results=[_result(choice) for choice in choices])
 
-    async def Explain(  # noqa: N802 - the name of the RPC
+    async def Explain(
         self,
         request: scheduler_pb2.ExplainRequest,
         context: Context,
