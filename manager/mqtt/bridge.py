@@ -14,7 +14,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -22,7 +21,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from cluster.process import LOG
 from cluster.topics import FROM_NODES, Channel, parse, subscription, topic
-from manager.mqtt.client import BufferedClient
+from manager.mqtt.client import BufferedClient, Client, MQTTMessage
 
 TELEMETRY_KEPT: Final = 100_000
 SESSION_EXPIRY_S: Final = 86_400
