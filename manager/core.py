@@ -39,7 +39,7 @@ class Core:
         self.policy = policy
         self.state = ClusterState(policy)
         self.history = History()
-        self.dispatcher = Dispatcher(self.find_node)
+        self.dispatcher = Dispatcher(self.find_node, engine_period_s=policy.engine_period_ms / 1000)
         self.counters: Counter[str] = Counter()
         self.settings: dict[str, Setting] = {}
         self.usages: dict[InstanceKey, ResourceEntry] = {}

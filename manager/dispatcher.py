@@ -14,8 +14,8 @@ from manager.domain.model import Instance, InstanceKey, Node, NodeState
 
 FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 60.0
-ENGINE_DEPLOY_PAUSE_S: Final = 60.0
-ENGINE_DELETE_PAUSE_S: Final = 15.0
+ENGINE_DEPLOY_PERIODS: Final = 30.0
+ENGINE_DELETE_PERIODS: Final = 7.5
 Identity = tuple[Verb, InstanceKey, int]
 
 
@@ -38,8 +38,14 @@ class Outstanding:
 class Dispatcher:
     """Knows what is outstanding; `on_sent` is told of each command that went out."""
 
-    def __init__(self, find_node: Callable[[str], Node | None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        find_node: Callable[[str], Node | None],
+        clock: Callable[[], float] = time.monotonic,
+        engine_period_s: float = 2.0,
+    ) -> None:
         self._find_node = find_node
+        self._engine_period_s = engine_period_s
         self._clock = clock
         self.on_sent: Callable[[Node, Effect], None] = lambda _node, _effect: None
         self._outstanding: dict[Identity, Outstanding] = {}
@@ -109,16 +115,19 @@ class Dispatcher:
             item.due_mono_s = self._clock() + 0.5
             return
         item.attempts += 1
-        item.due_mono_s = self._clock() + pause_s(node, item.effect.verb, item.attempts)
+        item.due_mono_s = self._clock() + pause_s(node, item.effect.verb, item.attempts, self._engine_period_s)
         self.on_sent(node, item.effect)
 
 
-def pause_s(node: Node, verb: Verb, attempts: int) -> float:
-    """How long to wait for a confirmation before a command is repeated."""
+def pause_s(node: Node, verb: Verb, attempts: int, engine_period_s: float) -> float:
+    """How long to wait for a confirmation before a command is repeated.
+
+    The older engines take 5 s for each delete and let the others wait in a row; a start may be a long pull.
+    """
     if node.registration.dialect is Dialect.SEED and not node.has_reported:
         return float("inf")
-    if node.registration.dialect.is_engine and verb is Verb.DEPLOY:
-        return ENGINE_DEPLOY_PAUSE_S
-    # The older engines take 5 s for each delete and let the others wait in a row.
-    first_s = ENGINE_DELETE_PAUSE_S if node.registration.dialect.is_engine else FIRST_PAUSE_S
+    is_engine = node.registration.dialect.is_engine
+    if is_engine and verb is Verb.DEPLOY:
+        return ENGINE_DEPLOY_PERIODS * engine_period_s
+    first_s = ENGINE_DELETE_PERIODS * engine_period_s if is_engine else FIRST_PAUSE_S
     return min(first_s * (1 << min(attempts - 1, 10)), LONGEST_PAUSE_S)

@@ -28,6 +28,11 @@ class Containerd:
         with self.lock:
             return sorted(self.containers)
 
+    def living(self) -> list[str]:
+        """The names of what runs and can still be touched."""
+        with self.lock:
+            return sorted(name for name, item in self.containers.items() if not item.is_forgotten)
+
     def start(self, service: Service) -> None:
         """Start a container."""
         with self.lock:
