@@ -210,7 +210,7 @@ def parse_command(payload: bytes) -> Command:
 
 def write_command(command: Command) -> bytes:
     """A message on `controls`: the documented keys, then instance_number, generation and the job's other fields."""
-    job = job_document(command.spec)
+    job = {"id": command.job_id, **job_document(command.spec)}
     job.update(id=command.job_id, instance_number=command.number, generation=command.generation)
     body: dict[str, Any] = {"command": command.command, "job": job, "cluster": command.cluster}
     if command.worker:

@@ -271,6 +271,29 @@ def test_a_replication_numbers_its_own(made: Cluster) -> None:
         assert len(node.commands("deploy", job_id)) == 1
 
 
+def test_explanations_count_and_name_the_nearest_miss(made: Cluster) -> None:
+    """A pending instance: how many nodes each reason rules out, the nearest node, what would help; then why there."""
+    small = SeedNode(made, "small", dialect="worker", technology=["docker"], vcpus=4, memory_in_MB=100)
+    smaller = SeedNode(made, "smaller", dialect="worker", technology=["docker"], vcpus=4, memory_in_MB=50)
+    with nodes(small, smaller):
+        deploy(made, "greedy", **{**JOB, "memory": 120}, **only("small", "smaller"))
+        wait_for_state(made, "greedy", "PENDING")
+        found = made.http.get("/api/instances/greedy/0/explain")
+        planning = found["planning"]
+        reasons = {item["reason"]: (item["node_count"], item["detail"]) for item in planning["refusals"]}
+        assert planning["fitting_count"] == 0
+        assert reasons["memory"] == (2, "needs 120 MiB; small has 100 MiB free of 100 MiB")
+        assert planning["nearest"]["node_id"] == small.id
+        assert planning["smallest_change"] == "small would fit: lower the memory demand by 20 MiB"
+        assert "2 nodes have too little memory free" in found["summary"]
+        assert planning["smallest_change"] in found["summary"]
+        deploy(made, "greedy", **{**JOB, "memory": 80}, **only("small", "smaller"))
+        small.say(small.wait_for("deploy", "greedy")["job"], "ACTIVE")
+        wait_for_state(made, "greedy")
+        summary = made.http.get("/api/instances/greedy/0/explain")["summary"]
+        assert "is RUNNING: its worker reports that it runs. It is on node small (the only one of" in summary
+
+
 def test_long_lists_come_in_pages(made: Cluster) -> None:
     """250 instances come in pages, each once and in order; filters keep what fits."""
     for number in range(250):
