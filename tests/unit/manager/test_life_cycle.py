@@ -1,0 +1,278 @@
+"""The documented behaviours of an instance, one test each."""
+
+import pytest
+
+from cluster.jobs import OnDisconnect, RestartPolicy
+from manager.domain.events import Seen
+from manager.domain.machine import wants_placement
+from manager.domain.model import InstanceState
+from manager.domain.policy import backoff_ms
+from simulation.lives import POLICY, Life
+
+S = InstanceState
+ENDS = [seen for seen in Seen if seen.is_end]
+
+
+def _generation(life: Life) -> int:
+    return life.instance.generation
+
+
+def test_a_repeated_deploy_is_a_no_op() -> None:
+    """The same specification again changes nothing, not even the version."""
+    life = Life().run()
+    assert life.instance is life.deploy().instance
+
+
+def test_a_changed_specification_retires_the_old_copy_and_places_a_new_one() -> None:
+    """The old copy is stopped where it is, and a node is looked for."""
+    life = Life().run().deploy(image="new")
+    assert life.state is S.REQUESTED
+    assert wants_placement(life.instance)
+    assert life.commands == [("delete", "n1", _generation(life))]
+    life.run("n2").see(Seen.STOPPED, "n1")
+    assert life.state is S.RUNNING
+    assert life.instance.retiring is None
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_ended_instance_is_deployed_again_in_a_new_generation(end: Seen) -> None:
+    """Requested again after it had ended it gets a greater generation."""
+    life = Life(restart_policy=RestartPolicy.NEVER).run().see(end)
+    old = _generation(life)
+    life.deploy(restart_policy=RestartPolicy.NEVER).run()
+    assert life.state is S.RUNNING
+    assert _generation(life) > old
+
+
+def test_a_deploy_during_a_deletion_starts_anew_once_more() -> None:
+    """What was being deleted goes on stopping, and the instance is placed anew."""
+    life = Life().run().delete().deploy()
+    assert life.state is S.REQUESTED
+    assert [verb for verb, _, _ in life.commands] == ["delete"]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_deletion_is_sent_until_the_node_says_that_it_is_gone(end: Seen) -> None:
+    """STOPPING repeats the command; any end that the node tells closes it."""
+    life = Life().run().delete()
+    assert life.state is S.STOPPING
+    assert life.commands == [("delete", "n1", _generation(life))]
+    assert life.see(Seen.RUNNING).state is S.STOPPING
+    assert life.see(end).state is S.STOPPED
+    assert life.commands == []
+
+
+def test_deleting_what_was_never_placed_is_done_at_once() -> None:
+    """Nothing of it is anywhere."""
+    assert Life().delete().state is S.STOPPED
+    assert Life().refuse().delete().state is S.STOPPED
+
+
+def test_within_a_generation_states_only_move_forward() -> None:
+    """A late STARTING does not take RUNNING back."""
+    life = Life().run()
+    assert life.instance is life.see(Seen.STARTING).instance
+
+
+def test_unknown_and_running_alternate() -> None:
+    """A node that is not heard makes it UNKNOWN, its next report RUNNING again, in the same generation."""
+    life = Life(on_disconnect=OnDisconnect.KEEP).run()
+    generation = _generation(life)
+    for _ in range(3):
+        assert life.node_down().state is S.UNKNOWN
+        assert life.commands == []
+        assert life.see(Seen.RUNNING).state is S.RUNNING
+    assert _generation(life) == generation
+
+
+def test_keep_waits_for_the_node() -> None:
+    """No replacement is looked for, however long it takes."""
+    life = Life(on_disconnect=OnDisconnect.KEEP).run().node_down().wait(1e6).deadline()
+    assert life.state is S.UNKNOWN
+    assert not wants_placement(life.instance)
+
+
+def test_replace_loses_at_once_but_a_node_back_in_time_keeps_its_copy() -> None:
+    """LOST wants a node at once; until one is found the old copy counts as soon as it is heard."""
+    life = Life().run()
+    generation = _generation(life)
+    life.node_down()
+    assert life.state is S.LOST
+    assert life.instance.retry_at_ms == life.now_ms
+    assert wants_placement(life.instance)
+    life.refuse().see(Seen.RUNNING)
+    assert (life.state, _generation(life)) == (S.RUNNING, generation)
+    assert not wants_placement(life.instance)
+
+
+def test_a_replacement_closes_the_copy_on_the_dead_node() -> None:
+    """Once placed elsewhere, the old generation has ended: its node is told so when it is heard."""
+    life = Life().run().node_down().place("n2")
+    assert life.state is S.SCHEDULED
+    assert [item.node_id for item in life.instance.ended] == ["n1"]
+
+
+def test_stop_after_waits_until_the_worker_has_stopped_its_copy() -> None:
+    """Only after stop_after and the grace of the stop is a replacement looked for."""
+    life = Life(on_disconnect=OnDisconnect.STOP_AFTER, stop_after_s=60.0, stop_grace_s=10.0).run().node_down()
+    assert life.state is S.UNKNOWN
+    assert life.wait(69.0).deadline().state is S.UNKNOWN
+    assert life.wait(1.1).deadline().state is S.LOST
+    assert wants_placement(life.instance)
+
+
+@pytest.mark.parametrize("on_disconnect", OnDisconnect)
+def test_a_one_shot_whose_outcome_is_unknown_is_never_run_again(on_disconnect: OnDisconnect) -> None:
+    """Its node is silent, or came back without it: nobody knows how it ended, so it is told and left."""
+    life = Life(one_shot=True, restart_policy=RestartPolicy.ON_FAILURE, on_disconnect=on_disconnect).run()
+    assert life.node_down().wait(1e6).deadline().state is S.UNKNOWN
+    assert life.see(Seen.ABSENT).state is S.LOST
+    assert life.instance.retry_at_ms is None
+    assert "outcome is unknown" in life.instance.detail
+
+
+def test_a_one_shot_that_completed_never_runs_again() -> None:
+    """COMPLETED is final."""
+    life = Life(one_shot=True, restart_policy=RestartPolicy.NEVER).run().see(Seen.COMPLETED, exit_code=0)
+    assert life.state is S.COMPLETED
+    assert not wants_placement(life.instance)
+
+
+def test_a_crash_loop_backs_off_with_jitter_up_to_a_cap() -> None:
+    """Pauses double, differ between instances, and are at most the cap."""
+    life = Life()
+    pauses = []
+    for _ in range(14):
+        life.run().see(Seen.FAILED)
+        pauses.append((life.instance.retry_at_ms or 0) - life.now_ms)
+        life.wait(pauses[-1] / 1000)
+    assert pauses[0] <= POLICY.retry_base_ms
+    assert pauses[5] > 4 * pauses[0]
+    assert POLICY.retry_cap_ms / 2 <= pauses[-1] <= POLICY.retry_cap_ms
+    assert len({backoff_ms(3, 1000, 300_000, f"job/{number}") for number in range(20)}) > 10
+
+
+def test_a_stable_run_forgives_earlier_failures() -> None:
+    """After a minute of running the next failure is the first again."""
+    life = Life()
+    for _ in range(5):
+        life.run().see(Seen.FAILED).wait(400)
+    life.run().wait(61).see(Seen.FAILED)
+    assert life.instance.attempts == 1
+
+
+def test_attempts_are_limited() -> None:
+    """The limit of the job ends the trying."""
+    life = Life(max_attempts=3)
+    for attempt in range(1, 4):
+        life.run().see(Seen.FAILED)
+        assert life.instance.attempts == attempt
+        life.wait(400)
+    assert life.instance.retry_at_ms is None
+    assert not wants_placement(life.instance)
+    assert "given up after 3 attempts" in life.instance.detail
+
+
+def test_deleting_what_a_dead_node_holds_ends_when_the_node_goes_down() -> None:
+    """No endless Terminating: STOPPING on a node that goes down is STOPPED."""
+    assert Life().run().delete().node_down().state is S.STOPPED
+
+
+def test_scheduled_and_starting_have_deadlines() -> None:
+    """What its node does not confirm, or does not finish starting, is placed anew after a pause."""
+    scheduled = Life().place().wait(30).deadline()
+    starting = Life().place().see(Seen.STARTING).wait(600).deadline()
+    for life in (scheduled, starting):
+        assert life.state is S.FAILED
+        assert life.instance.retry_at_ms is not None
+
+
+def test_progress_extends_the_deadline() -> None:
+    """A pull that advances is not given up; one that stands still is."""
+    life = Life().place().see(Seen.STARTING)
+    for _ in range(10):
+        life.wait(500).see(Seen.STARTING).deadline()
+    assert life.state is S.STARTING
+    assert life.wait(601).deadline().state is S.FAILED
+
+
+def test_a_start_that_was_out_of_sight_has_a_deadline_again() -> None:
+    """STARTING after UNKNOWN is bounded as any other."""
+    life = Life(on_disconnect=OnDisconnect.KEEP).place().see(Seen.STARTING).node_down().see(Seen.STARTING)
+    assert life.wait(601).deadline().state is S.FAILED
+
+
+def test_a_move_makes_before_it_breaks() -> None:
+    """The successor is deployed while the old copy runs; the old one stops when the successor runs."""
+    life = Life().run()
+    old = _generation(life)
+    life.wait(1).move()
+    assert life.state is S.RUNNING
+    assert life.commands == [("deploy", "n2", _generation(life))]
+    life.see(Seen.STARTING, "n2").see(Seen.RUNNING, "n2")
+    assert life.instance.node_id == "n2"
+    assert life.commands == [("delete", "n1", old)]
+    assert life.see(Seen.STOPPED, "n1").state is S.RUNNING
+
+
+@pytest.mark.parametrize("spoil", ["end", "deadline", "down"])
+def test_a_move_that_fails_leaves_the_old_copy_untouched(spoil: str) -> None:
+    """The successor ends, misses its deadline or loses its node: it is dropped, and the history says why."""
+    life = Life().run().move()
+    if spoil == "end":
+        life.see(Seen.FAILED, "n2", detail="no image")
+    elif spoil == "deadline":
+        life.wait(31).deadline()
+    else:
+        life.node_down("n2")
+    assert (life.state, life.instance.node_id, life.instance.successor) == (S.RUNNING, "n1", None)
+    assert life.instance.events[-1].kind == "move_failed"
+    assert life.commands == []
+
+
+@pytest.mark.parametrize("spoil", ["down", "end"])
+def test_the_successor_takes_over_when_the_source_dies_during_a_move(spoil: str) -> None:
+    """Nothing is lost: what was being started becomes the current copy."""
+    life = Life().run().move()
+    _ = life.node_down("n1") if spoil == "down" else life.see(Seen.FAILED, "n1")
+    assert (life.state, life.instance.node_id) == (S.SCHEDULED, "n2")
+    assert life.see(Seen.RUNNING, "n2").state is S.RUNNING
+
+
+def test_a_deletion_during_a_move_stops_both_copies() -> None:
+    """Both are deleted, and it is STOPPED when both are gone."""
+    life = Life().run().move().delete()
+    assert {node for _, node, _ in life.commands} == {"n1", "n2"}
+    assert life.see(Seen.STOPPED, "n1").state is S.STOPPING
+    assert life.see(Seen.STOPPED, "n2").state is S.STOPPED
+
+
+def test_a_removed_node_gives_back_what_it_held() -> None:
+    """What ran there is placed anew; what was being stopped there is gone."""
+    life = Life().run().node_removed()
+    assert life.state is S.LOST
+    assert life.instance.current is None
+    assert life.instance.retry_at_ms is not None
+    assert Life().run().delete().node_removed().state is S.STOPPED
+
+
+def test_pending_says_why_and_when_it_is_tried_again() -> None:
+    """No capacity is a state with reasons; the same reasons again are not told twice."""
+    life = Life().refuse()
+    assert life.state is S.PENDING
+    assert life.instance.refusals
+    events = len(life.instance.events)
+    life.wait(1).refuse()
+    assert len(life.instance.events) == events
+    assert life.instance.retry_at_ms == life.now_ms + 1000
+
+
+def test_a_node_without_inventories_that_is_back_runs_what_it_ran() -> None:
+    """What ran there is taken to run still; what never ran there is told anew, with its deadline."""
+    ran = Life(on_disconnect=OnDisconnect.KEEP).run().node_down().node_back()
+    assert (ran.state, ran.commands) == (S.RUNNING, [])
+    told = Life(on_disconnect=OnDisconnect.KEEP).place().node_down().node_back(deadline_ms=2_000_000)
+    assert told.state is S.SCHEDULED
+    assert [verb for verb, _, _ in told.commands] == ["deploy"]
+    assert told.instance.current is not None
+    assert told.instance.current.deadline_ms == 2_000_000
