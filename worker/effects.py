@@ -103,6 +103,8 @@ class Effects:
     def _unwatch(self, ref: Ref, watch: _Watch) -> None:
         if self._watches.get(ref) is watch:
             del self._watches[ref]
+        if watch.is_cancelled and watch.task.cancelled():  # before its first step, so that it could not tell by itself
+            self._tell(Exited(ref, Exit(reason="stopped before it was started")))
 
     async def _run(self, start: Start) -> None:
         ref = start.ref
