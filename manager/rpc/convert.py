@@ -11,7 +11,8 @@ from cluster.jobs import Resources
 from cluster.nodes import Dialect, Registration
 from cluster.payloads import ResourceEntry
 from cluster.v1 import event_pb2, instance_pb2, job_pb2, node_pb2
-from manager.domain.model import Event, Instance, InstanceState, Job, Node, NodeLive, NodeState, Role
+from manager.domain.model import Event, Instance, InstanceState, Job, Node, NodeLive, NodeState, Role, Update
+from manager.domain.rolling import target_of
 from manager.history import Entry
 
 DIALECTS: Final = {
@@ -149,8 +150,9 @@ def _add_parts(message: instance_pb2.Instance, instance: Instance) -> None:
 
 
 def job_to_proto(job: Job, instances: Iterable[Instance]) -> job_pb2.Job:
-    """A job with the sum of its instances."""
-    states = Counter(instance.state for instance in instances)
+    """A job with the sum of its instances, and how far an update of it is."""
+    found = tuple(instances)
+    states = Counter(instance.state for instance in found)
     stopped = states[InstanceState.STOPPED] + states[InstanceState.STOPPING]
     return job_pb2.Job(
         id=job.id,
@@ -159,6 +161,18 @@ def job_to_proto(job: Job, instances: Iterable[Instance]) -> job_pb2.Job:
         running_count=states[InstanceState.RUNNING],
         created_at=timestamp(job.created_at_ms),
         state=next((state for state in _FURTHEST if states[state]), ""),
+        update=_update(job, job.update, found) if job.update else None,
+    )
+
+
+def _update(job: Job, update: Update, instances: Iterable[Instance]) -> job_pb2.RollingUpdate:
+    desired = [item for item in instances if item.is_desired]
+    target = target_of(job, update)
+    return job_pb2.RollingUpdate(
+        state=update.phase.value,
+        updated_count=sum(1 for item in desired if item.spec == target and item.state is InstanceState.RUNNING),
+        total_count=len(desired),
+        detail=update.detail,
     )
 
 
