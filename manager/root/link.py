@@ -27,7 +27,6 @@ from manager.roots import CLUSTER_ID, ERA, ROOT, SECRET_KEY, Roots
 
 PERIODS_S: Final = {Era.R1: 5.0, Era.R2: 5.0, Era.R3: 15.0, Era.UNDECIDED: 5.0}
 LEAST_GAP_S: Final = 1.0
-CONFIRMED_FOR_S: Final = 5.0
 RENEWAL_PAUSE_S: Final = 60.0
 RENEWAL_CAP_S: Final = 300.0
 
@@ -45,7 +44,6 @@ class RootLink:
         self._pauses = Pauses(self._settings.root_retry_base_s, self._settings.root_retry_cap_s)
         self._renewals = Pauses(RENEWAL_PAUSE_S, RENEWAL_CAP_S)
         self._changed = asyncio.Event()
-        self._confirmed_mono_s = 0.0
         self._renew_at_s: float | None = None
 
     @property
@@ -164,7 +162,6 @@ class RootLink:
             known = ", ".join(filter(None, map(cluster_id_of, entries))) or "none"
             LOG.debug("root lists other clusters", known=known)
             raise RootAwayError(f"the root does not know this cluster (any more) as {standing.cluster_id}")
-        self._confirmed_mono_s = time.monotonic()
         may_learn = self._settings.root_dialect == "auto" and standing.era in (Era.UNDECIDED, Era.R2)
         if may_learn and is_r3(entry):
             self._roots.learn_era(Era.R3)
@@ -176,8 +173,7 @@ class RootLink:
         while True:
             began_mono_s = time.monotonic()
             self._changed.clear()
-            if began_mono_s - self._confirmed_mono_s > CONFIRMED_FOR_S:
-                await self._confirm()
+            await self._confirm()
             has_more = not self._core.writer.failure and await self._reporter.send(self._web)
             self._pauses.reset()
             await self._renew_when_due()

@@ -24,6 +24,7 @@ NAMESPACE: Final = "/register"
 PATH: Final = "/socket.io/"
 SEPARATOR: Final = "\x1e"
 POLLING: Final = {"EIO": "4", "transport": "polling"}
+IDLE_S: Final = 0.02  # a root that answers polls with nothing at all must not keep us busy
 OPEN, CLOSE, PING, PONG = "0", "1", "2", "3"
 CONNECT, DISCONNECT, EVENT, CONNECT_ERROR = "40", "41", "42", "44"
 
@@ -117,7 +118,9 @@ async def _admitted(session: Session, settings: RootSettings, attempt: Attempt) 
             event = parse_event(packet)
             if event and event[0] == "sc2":
                 return parse_sc2(event[1])
-        if not is_greeted:
+        if is_greeted:
+            await asyncio.sleep(IDLE_S)
+        else:
             is_greeted = True
             await session.send(event_packet("cs1", cs1_of(settings, attempt)))
 

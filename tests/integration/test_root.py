@@ -123,8 +123,6 @@ def test_lost_database_deletes_nothing_before_the_operator_decides(make: Make, d
             running.start_part("manager")
             running.wait_until_ready()
         assert root.wait_until_registered(NAME).id != before
-        if root.registered(NAME) and isinstance(root, R2):
-            root.deploy(root.data.add_service("new", "local/busybox:1"))
         path = root.delete_route.format(service.id, -1)
         wait_until(lambda: (root.delete_method, path, 200) in root.calls, what="the root orders the job deleted")
         wait_until(lambda: "1 deletes held" in link(running)["root"]["detail"], what="the delete is held")
