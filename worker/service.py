@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import sqlite3
 import sys
 from collections.abc import Sequence
@@ -64,7 +62,6 @@ async def _serve(settings: WorkerSettings) -> None:
             agent.registrar.port = server.sockets[0].getsockname()[1]
             LOG.info("worker serving", address=f"{settings.bind}:{agent.registrar.port}", name=settings.worker_name)
             agent.begin(tasks)
-            _give_back_memory()
         server.close()
     finally:
         await agent.close(stop_workloads=settings.worker_stop_workloads_on_exit)
@@ -81,13 +78,3 @@ def make_runtimes(settings: WorkerSettings, installation: str) -> dict[str, Runt
         WasmRuntime(folder / "wasm", images),
     )
     return {runtime.technology: runtime for runtime in runtimes if runtime.technology in settings.technologies}
-
-
-def _give_back_memory() -> None:
-    """What was imported stays; what importing it needed goes back to the system."""
-    gc.collect()
-    gc.freeze()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:
-        LOG.debug("the C library has no malloc_trim")
