@@ -1,0 +1,199 @@
+"""The cluster in memory: admission of nodes, re-checks of plans, deletions, and what a restart finds."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cluster.errors import AlreadyExistsError, ConflictError
+from cluster.jobs import Resources
+from cluster.nodes import Dialect, Registration
+from manager.domain.aggregate import ClusterState
+from manager.domain.leases import Verdict
+from manager.domain.model import InstanceKey, InstanceState, Node, NodeState
+from manager.domain.observation import came_ready
+from manager.domain.policy import Policy
+from manager.domain.reconciliation import Rung, apply_verdict, fenced_nodes, heal, ring
+from simulation.invariants import check_state
+from simulation.lives import spec
+
+S = InstanceState
+KEY = InstanceKey("job", 0)
+NOW = 1_000_000
+
+
+def _registration(name: str = "n1", given_id: str = "", cpu: int | None = 1000, **facts: Any) -> Registration:
+    capacity = Resources(cpu_millicores=cpu)
+    known = {"dialect": Dialect.WORKER, "technologies": ("docker",), "capacity": capacity, **facts}
+    return Registration(name=name, ip="127.0.0.1", port=1, given_id=given_id, **known)
+
+
+def _state() -> ClusterState:
+    return ClusterState(Policy())
+
+
+def _ready(state: ClusterState, name: str = "n1", **facts: Any) -> Node:
+    node = state.register(_registration(name, **facts), NOW, 0.0)
+    came_ready(state, node, NOW)
+    return state.nodes[node.id]
+
+
+def _down(state: ClusterState, node: Node) -> None:
+    apply_verdict(state, Verdict(node_id=node.id, state=NodeState.DOWN, cause="no telemetry"), NOW)
+
+
+def test_an_id_is_stable_by_name() -> None:
+    """A machine keeps its id when it registers again, and even when the store is lost."""
+    one, other = _state(), _state()
+    first = one.register(_registration(), NOW, 0.0)
+    assert one.register(_registration(), NOW, 0.0).id == first.id == other.register(_registration(), NOW, 0.0).id
+    assert len(first.id) == 24
+    assert one.register(_registration("n2"), NOW, 0.0).id != first.id
+
+
+def test_registering_the_same_again_saves_nothing() -> None:
+    """An unchanged registration leaves the record as it is."""
+    state = _state()
+    state.register(_registration(), NOW, 0.0)
+    state.take_dirty()
+    state.register(_registration(), NOW, 1.0)
+    assert not state.dirty
+
+
+def test_an_id_of_ours_is_kept_and_another_becomes_an_alias() -> None:
+    """24 hex digits are taken as they are; anything else is an alias whose topics work too."""
+    state = _state()
+    ours = state.register(_registration("n1", "a" * 24), NOW, 0.0)
+    assert ours.id == "a" * 24
+    theirs = state.register(_registration("n2", "edge-7"), NOW, 0.0)
+    assert theirs.aliases == ("edge-7",)
+    assert state.node_of_topic("edge-7") is state.nodes[theirs.id]
+
+
+def test_the_id_of_a_live_node_under_another_name_is_refused() -> None:
+    """Two machines cannot share an id while the first one lives; once it is down its successor takes it over."""
+    state = _state()
+    first = _ready(state)
+    with pytest.raises(AlreadyExistsError):
+        state.register(_registration("n2", first.id), NOW, 0.0)
+    _down(state, first)
+    assert state.register(_registration("n2", first.id), NOW, 0.0).id == first.id
+
+
+def test_the_id_of_a_dead_node_does_not_become_an_alias_of_another() -> None:
+    """A known machine that sends a dead one's id stays itself, and the dead one stays to be found."""
+    state = _state()
+    dead, other = _ready(state), _ready(state, "n2")
+    _down(state, dead)
+    assert state.register(_registration("n2", dead.id), NOW, 0.0).id == other.id
+    assert state.find_node(dead.id) is state.nodes[dead.id]
+
+
+def test_a_plan_is_checked_again_before_it_counts() -> None:
+    """Not READY, cordoned, without the technology, or full meanwhile: the plan is refused with the reason."""
+    state = _state()
+    node = _ready(state, cpu=900)
+    state.deploy([(InstanceKey("job", n), spec()) for n in range(2)], "root", NOW)
+    assert state.place(KEY, "nowhere", NOW) == "the node is unknown"
+    state.set_cordoned(node.id, True, "operator", NOW)
+    assert "cordoned" in state.place(KEY, node.id, NOW)
+    state.set_cordoned(node.id, False, "operator", NOW)
+    assert state.place(KEY, node.id, NOW) == ""
+    assert "cpu" in state.place(InstanceKey("job", 1), node.id, NOW)
+    assert "wasm" in state.unfit_reason(node.id, spec(technology="wasm"))
+    state.set_node_state(node.id, NodeState.SUSPECT, "late", NOW)
+    assert "SUSPECT" in state.unfit_reason(node.id, spec())
+    check_state(state)
+
+
+def test_a_generation_grows_even_across_a_purge() -> None:
+    """It is at least the time: a redeployed instance is newer than whatever a node remembers."""
+    state = _state()
+    node = _ready(state)
+    state.deploy([(KEY, spec())], "root", NOW)
+    state.place(KEY, node.id, NOW)
+    first = state.instances[KEY].generation
+    state.delete([KEY], "root", NOW)
+    _down(state, node)
+    later = NOW + state.policy.retention_ms
+    assert ring(state, KEY, later) is Rung.CHANGED
+    assert KEY not in state.instances
+    assert "job" not in state.jobs
+    came_ready(state, state.nodes[node.id], later)
+    state.deploy([(KEY, spec())], "root", later)
+    state.place(KEY, node.id, later)
+    assert state.instances[KEY].generation > first
+    check_state(state)
+
+
+def test_minus_one_deletes_every_instance_of_a_job() -> None:
+    """-1 means all; unknown ones are passed over."""
+    state = _state()
+    state.deploy([(InstanceKey("job", n), spec()) for n in range(3)] + [(InstanceKey("other", 0), spec())], "r", NOW)
+    deleted = state.delete([InstanceKey("job", -1), InstanceKey("job", 99), InstanceKey("ghost", -1)], "root", NOW)
+    assert len(deleted) == 3
+    assert {item.key.job_id for item in state.instances.values() if item.is_desired} == {"other"}
+
+
+def test_deleting_what_is_on_a_dead_or_removed_node_ends_at_once() -> None:
+    """Nobody waits for a machine that is gone."""
+    state = _state()
+    node = _ready(state)
+    state.deploy([(KEY, spec())], "root", NOW)
+    state.place(KEY, node.id, NOW)
+    _down(state, node)
+    [deleted] = state.delete([KEY], "root", NOW)
+    assert state.instances[deleted.key].state is S.STOPPED
+    assert not state.on_node[node.id]
+
+
+def test_a_node_that_holds_something_is_not_forgotten() -> None:
+    """Removal is refused while something counts there."""
+    state = _state()
+    node = _ready(state)
+    state.deploy([(KEY, spec())], "root", NOW)
+    state.place(KEY, node.id, NOW)
+    with pytest.raises(ConflictError):
+        state.remove_node(node.id)
+
+
+def test_the_loss_of_a_node_that_a_crash_cut_in_two_is_completed() -> None:
+    """The node was saved as DOWN, its instances were not: the next tick sees to them. So with a removed node."""
+    for is_removed in (False, True):
+        state = _state()
+        node = _ready(state)
+        state.deploy([(KEY, spec())], "root", NOW)
+        state.place(KEY, node.id, NOW)
+        nodes = [] if is_removed else [replace(state.nodes[node.id], state=NodeState.DOWN)]
+        state.restore(nodes, list(state.jobs.values()), list(state.instances.values()))
+        heal(state, NOW)
+        assert state.instances[KEY].state is S.LOST
+        check_state(state)
+
+
+def test_a_restart_finds_the_same() -> None:
+    """Records that are restored give the same indexes and reservations."""
+    state = _state()
+    node = _ready(state)
+    state.deploy([(InstanceKey("job", n), spec()) for n in range(3)], "root", NOW)
+    for number in range(2):
+        state.place(InstanceKey("job", number), node.id, NOW)
+    other = _state()
+    other.restore(state.nodes.values(), state.jobs.values(), state.instances.values())
+    check_state(other)
+    assert other.allocated[node.id] == state.allocated[node.id]
+    assert other.instances == state.instances
+    assert not other.dirty
+
+
+def test_a_node_without_generations_is_fenced_by_time() -> None:
+    """The same instance does not return to an engine until its predecessor is closed and ten seconds have passed."""
+    state = _state()
+    node = _ready(state, dialect=Dialect.ENGINE_C)
+    state.deploy([(KEY, spec())], "root", NOW)
+    state.place(KEY, node.id, NOW)
+    state.delete([KEY], "root", NOW)
+    assert fenced_nodes(state, state.instances[KEY], NOW + 60_000) == [node.id]
+    _down(state, node)
+    assert fenced_nodes(state, state.instances[KEY], NOW + 9_999) == [node.id]
+    assert fenced_nodes(state, state.instances[KEY], NOW + 10_000) == []
