@@ -149,9 +149,7 @@ def test_operator_jobs_are_never_told_to_the_root() -> None:
     """A job that the root did not order is not reported, so that the root cannot order it deleted."""
     root = R3()
     with attached_with_node(root) as (running, node):
-        job = {"name": "own", "image": "local/busybox:1", "technology": "docker"}
-        answer = running.http.request("POST", "/api/jobs", job)
-        assert answer.status in (200, 201), answer
+        clusterctl(running, "deploy", "--name", "own", "--image", "local/busybox:1", "--technology", "docker")
         wait_until(lambda: node.running, what="the job runs")
         root.wait_for_reports(3)
         assert all(report["jobs"] == [] for report in root.data.reports)

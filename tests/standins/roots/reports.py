@@ -45,16 +45,19 @@ def take_r1(data: Database, cluster_id: str, body: Any) -> tuple[int, list[str]]
 
 def take_r3(data: Database, cluster_id: str, body: Any) -> tuple[int, list[str]]:
     """R3: numbers are checked first, for the whole report; then jobs one by one."""
-    if not HEX.fullmatch(cluster_id) or not isinstance(body, dict):
+    if not isinstance(body, dict):
+        return 422, []
+    if not HEX.fullmatch(cluster_id):
         return 400, []
     data.reports.append(body)
-    if any(not _is_number(body[key]) for key in R3_NUMBERS if key in body):
+    if any(not _is_number(body[key]) and not isinstance(body[key], str) for key in R3_NUMBERS if key in body):
         return 400, []
+    data.faults += [f"{key} is a string" for key in R3_NUMBERS if isinstance(body.get(key), str)]
     if not isinstance(body.get("port", ""), str) or not isinstance(body.get("aggregation_per_architecture", {}), dict):
         return 400, []
     data.faults += [f"the report holds {key}" for key in ("candidate_name", "candidate_location", "ip") if key in body]
     data.faults += [f"{key} is no list" for key in ("virtualization", "csi_drivers") if not _is_words(body.get(key))]
-    if not 0 <= body.get("cpu_percent", -1) <= 100:
+    if _is_number(body.get("cpu_percent")) and not 0 <= body["cpu_percent"] <= 100:
         data.faults.append(f"cpu_percent is {body.get('cpu_percent')}")
     if cluster_id in data.clusters:
         data.clusters[cluster_id].numbers = {key: value for key, value in body.items() if key != "jobs"}
@@ -85,8 +88,8 @@ def _jobs(
         if service is None:
             unknown.append(str(job_id))
             continue
-        service.status = job["status"]
-        for instance in job["instance_list"]:
+        service.status = str(job.get("status"))
+        for instance in job.get("instance_list") or []:
             if "instance_number" not in instance:
                 return 500, unknown
             _judge(data, instance, ELEVEN | usage, enum)
