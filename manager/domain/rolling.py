@@ -44,7 +44,8 @@ def step(job: Job, instances: Sequence[Instance], now_ms: int) -> Step:
     room = update.batch_size - len(unhealthy)
     chosen = sorted(item.key.number for item in waiting)[: max(room, 0)]
     began.update(dict.fromkeys(chosen, now_ms))
-    detail = f"{len(desired) - len(waiting) - len(unhealthy)} of {len(desired)} are changed and healthy"
+    progress = f"{len(desired) - len(waiting) - len(unhealthy)} of {len(desired)} are changed and healthy"
+    detail = progress if update.phase is UpdatePhase.ROLLING else update.detail  # rolling back, it says why
     next_update = replace(update, began=tuple(sorted(began.items())), detail=detail)
     return Step(
         job=job if next_update == update else replace(job, update=next_update), spec=target, numbers=tuple(chosen)
@@ -87,5 +88,6 @@ def controlled(job: Job, phase: UpdatePhase, actor: str, now_ms: int) -> Job:
     """The job with its update paused, resumed or rolled back by hand."""
     if job.update is None or job.update.phase is phase:
         return job
-    changed = replace(job, update=replace(job.update, phase=phase, began=()))
-    return _noted(changed, actor, f"update_{phase.value}", f"{actor} asked for it", now_ms)
+    cause = f"{actor} asked for it"
+    changed = replace(job, update=replace(job.update, phase=phase, began=(), detail=cause))
+    return _noted(changed, actor, f"update_{phase.value}", cause, now_ms)
