@@ -20,6 +20,7 @@ from manager.jobs import Jobs
 from manager.metrics import serve_metrics
 from manager.mqtt.bridge import Bridge
 from manager.mqtt.commander import MqttCommander
+from manager.mqtt.images import Images
 from manager.mqtt.intake import Intake
 from manager.mqtt.leases import acknowledge_leases
 from manager.nodes import Nodes
@@ -52,6 +53,7 @@ class Parts:
     servicer: ManagerServicer
     link: RootLink
     network: NetworkPlugin | None
+    images: Images
 
 
 def _statuses(core: Core, bridge: Bridge, planner: Planner, roots: Roots) -> list[manager_pb2.PartStatus]:
@@ -90,6 +92,7 @@ def _build(settings: ManagerSettings, core: Core, scheduler: grpc.aio.Channel) -
         servicer=servicer,
         link=RootLink(core, roots, RootSettings),
         network=network,
+        images=commander.images,
     )
 
 
@@ -128,6 +131,7 @@ async def _serve(settings: ManagerSettings, parts: Parts) -> None:
         serve_metrics(settings.bind, settings.manager_metrics_port, parts.core)
         tasks.create_task(parts.bridge.run(), name="bridge")
         tasks.create_task(parts.intake.run(), name="intake")
+        tasks.create_task(parts.images.run(), name="images")
         tasks.create_task(parts.reconciler.plan_forever(), name="planning")
         tasks.create_task(parts.reconciler.tick_forever(), name="tick")
         tasks.create_task(acknowledge_leases(parts.core, parts.bridge, settings.lease_s), name="leases")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from cluster.process import LOG
-from manager.core import Core
-from manager.domain.effects import Effect
+from manager.core import Core, now_ms
+from manager.domain.effects import Effect, Verb
+from manager.domain.events import Observed, Seen
 from manager.domain.model import InstanceState, Node
 from manager.mqtt.bridge import Bridge
 from manager.mqtt.engines import WithheldError
+from manager.mqtt.images import Images
 from manager.mqtt.workers import command_message
 
 EXPIRY_S: Final = 60
@@ -21,19 +23,40 @@ class MqttCommander:
     def __init__(self, bridge: Bridge, core: Core) -> None:
         self._bridge = bridge
         self._core = core
+        self.images = Images()
 
     def send(self, node: Node, effect: Effect) -> bool:
-        """True once it is in the client's hands, or is withheld for good; False while there is no session."""
+        """True once it is in the client's hands, or is withheld for good.
+
+        False while there is no session, or while it is not known whether an engine could fetch a unikernel's image.
+        """
         if not self._bridge.is_connected:
             return False
+        is_start = effect.verb is Verb.DEPLOY and node.registration.dialect.is_engine
+        problem = self.images.problem(effect.spec) if is_start else ""
+        if problem is None:
+            return False
+        if problem:
+            return self._withhold(node, effect, problem)
         runs_job = effect.is_replica and self._runs_job(node.id, effect)
         try:
             channel, payload = command_message(node, effect, self._core.cluster_id, runs_job=runs_job)
         except WithheldError as error:
-            self._core.counters["commands_withheld"] += 1
-            LOG.error("command withheld", node_id=node.id, instance=str(effect.key), reason=str(error))
-            return True
+            return self._withhold(node, effect, str(error))
         return self._bridge.publish(node.topic_id, channel, payload, expiry_s=EXPIRY_S)
+
+    def _withhold(self, node: Node, effect: Effect, reason: str) -> bool:
+        """What would crash an engine is not sent: the start of an instance has failed instead."""
+        core = self._core
+        core.counters["commands_withheld"] += 1
+        LOG.error("command withheld", node_id=node.id, instance=str(effect.key), reason=reason)
+        if effect.verb is Verb.DEPLOY and effect.key in core.state.instances:
+            event = Observed(
+                node_id=node.id, generation=effect.generation, seen=Seen.FAILED, actor="manager", detail=reason
+            )
+            core.state.apply(effect.key, event, now_ms())
+            core.commit()
+        return True
 
     def _runs_job(self, node_id: str, effect: Effect) -> bool:
         state = self._core.state

@@ -245,6 +245,46 @@ def test_constraints_of_descriptors_are_judged_by_what_engines_announce(stage: S
     stage.retire(plain)
 
 
+def test_unikernel_whose_image_answers_404_is_not_sent(stage: Scene) -> None:
+    """The engine would panic; the instance fails with the reason instead, and the engine lives on."""
+    engine = stage.add("C", virtualization=["docker", "unikernel"])
+    url = f"http://127.0.0.1:{stage.cluster.ports['gateway']}/missing.tar.gz"
+    job_id = stage.deploy(engine, technology="unikernel", image=url, cmd=[])
+    failed = wait_until(lambda: found if "404" in (found := stage.instance(job_id))["detail"] else None)
+    assert f"{url} answers 404" in failed["detail"]
+    assert (engine.crashes, stage.commands(engine, "deploy", job_id)) == ([], 0)
+    stage.delete(job_id)
+    stage.wait_for(job_id, "STOPPED")
+    stage.retire(engine)
+
+
+def test_move_between_generations_makes_before_it_breaks(stage: Scene) -> None:
+    """The copy on the newer engine runs before the one on the older engine is deleted."""
+    older, newer = stage.add("A"), stage.add("D")
+    job_id = stage.deploy(constraints=[{"type": "direct", "node": f"{older.host};{newer.host}"}])
+    stage.wait_for(job_id, "RUNNING")
+    source = stage.engines[stage.copies(job_id)[0]]
+    target = newer if source is older else older
+    body = {"job": job_id, "node_from": source.id, "node_to": target.id}
+    assert stage.cluster.http.insist("POST", "/api/move/", body).status == 200
+    wait_until(lambda: stage.copies(job_id) == [target.host], what="it moved")
+    assert stage.instance(job_id)["state"] == "RUNNING"
+    stage.retire(older)
+    stage.retire(newer)
+
+
+def test_changed_specification_waits_for_the_old_copy(stage: Scene) -> None:
+    """On the only engine the new copy starts once the old one is gone and its fence is over."""
+    engine = stage.add("B")
+    job_id = stage.run(engine)
+    stage.deploy(engine, job_id=job_id, environment=["SECOND=1"])
+    wait_until(lambda: stage.commands(engine, "deploy", job_id) == 2, what="the second deploy")
+    stage.wait_for(job_id, "RUNNING")
+    assert json.loads(engine.heard[-1][1])["environment"] == ["SECOND=1"]
+    assert not [said for said in engine.said if said.status == "FAILED"]
+    stage.retire(engine)
+
+
 def test_unikernels_and_extra_runtimes_list_apart(stage: Scene) -> None:
     """Three lists per period, two of them alike: nothing is lost, a unikernel's slow delete is waited for."""
     engine = stage.add("C", virtualization=["runc", "docker", "unikernel"])

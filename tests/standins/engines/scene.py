@@ -30,10 +30,12 @@ class Scene:
         self.cluster = made
         self.engines: dict[str, Engine] = {}
         self._job_count = 0
+        self._engine_count = 0
 
     def add(self, generation: str, host: str = "", **facts: Any) -> Engine:
         """Start an engine and wait until it is READY."""
-        host = host or f"edge-{generation.lower()}-{len(self.engines)}"
+        self._engine_count += 1
+        host = host or f"edge-{generation.lower()}-{self._engine_count}"
         engine = GENERATIONS[generation](self.cluster.ports["gateway"], host, timing=TIMING, **facts)
         self.engines[host] = engine
         engine.start()
