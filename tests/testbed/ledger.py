@@ -41,7 +41,8 @@ class Ledger:
         with ThreadPoolExecutor(CLIENTS + 1) as pool:
             given = [pool.submit(self._order, f"{name}-{number}", number % 3 == 2) for number in range(count)]
             broken = pool.submit(fault)
-            for done in (*given, broken):
+            broken.result()
+            for done in given:
                 done.result()
 
     def running(self) -> dict[Key, int]:

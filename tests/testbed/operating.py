@@ -74,7 +74,7 @@ def wait_for_state(
 ) -> dict[str, Any]:
     """Wait until the cluster says so of an instance."""
     return wait_until(
-        lambda: found if (found := instance(cluster, job_id, number))["state"] == state else None,
+        lambda: found if (found := instance(cluster, job_id, number))["state"] == state else {},
         timeout,
         0.05,
         f"{job_id}/{number} is {state}",
@@ -84,9 +84,9 @@ def wait_for_state(
 def wait_until_settled(cluster: Cluster, job_id: str, number: int = 0, timeout: float = 60.0) -> dict[str, Any]:
     """Wait until an instance runs and holds one placement only."""
 
-    def is_settled() -> dict[str, Any] | None:
+    def is_settled() -> dict[str, Any]:
         found = instance(cluster, job_id, number)
-        return found if found["state"] == "RUNNING" and len(found["placements"]) == 1 else None
+        return found if found["state"] == "RUNNING" and len(found["placements"]) == 1 else {}
 
     return wait_until(is_settled, timeout, 0.05, f"{job_id}/{number} runs in one place")
 
