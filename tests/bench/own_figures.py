@@ -15,10 +15,16 @@ def figures_of(name: str, result: dict[str, Any]) -> list[Figure]:
             return _placement(result)
         case "store_writes":
             return _store_writes(result)
+        case "telemetry":
+            return telemetry.figures(result)
+        case "deploys":
+            return deploys.figures(result)
+        case "startup":
+            return startup.figures(result)
+        case "memory":
+            return memory.figures(result)
         case _:
-            return {"telemetry": telemetry, "deploys": deploys, "startup": startup, "memory": memory}[name].figures(
-                result
-            )
+            raise ValueError(f"no part is called {name}")
 
 
 def _placement(result: dict[str, Any]) -> list[Figure]:
