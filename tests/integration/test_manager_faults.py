@@ -5,8 +5,10 @@ import sqlite3
 
 import grpc
 import pytest
+from paho.mqtt import publish
 
 from cluster.v1 import manager_pb2
+from testbed.cluster import HOST
 from testbed.control_plane import ControlPlane, control_plane
 from testbed.mongo_server import MongoServer
 from testbed.scripted_node import WorkerNode, nodes
@@ -114,3 +116,22 @@ def test_the_same_on_a_server_of_mongodbs_protocol(mongo_server: MongoServer) ->
         for number in range(3):
             plane.wait_for("kept", "STOPPED", number)
         assert set(worker.starts.values()) == {1}
+
+
+def test_a_last_will_is_faster_than_the_lease() -> None:
+    """A node whose connection broke is DOWN one grace later, long before its lease is over."""
+    with control_plane(LEASE_S="5", GRACE_S="0.5") as plane, nodes(worker := WorkerNode(plane, "w")):
+        plane.deploy("orphaned")
+        plane.wait_for("orphaned", "RUNNING")
+        worker.telemetry_s = 3600.0
+        worker.stop()
+        _send_will(plane, worker)
+        wait_until(lambda: plane.node("w")["state"] == "DOWN", 60.0)
+        node = plane.call("GetNode", manager_pb2.GetNodeRequest(node="w")).node
+        assert "last will" in node.detail
+
+
+def _send_will(plane: ControlPlane, worker: WorkerNode) -> None:
+    """What the broker says for a client that is gone."""
+    topic = f"nodes/{worker.id}/connection"
+    publish.single(topic, b'{"online": false}', qos=1, hostname=HOST, port=plane.ports["broker"])
