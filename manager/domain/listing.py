@@ -62,15 +62,18 @@ class Listing:
 
     def take(self, entries: Iterable[ResourceEntry], mono_s: float, period_s: float) -> list[Listed]:
         """Add a list that is trusted; answers what has disappeared from the lists since."""
+        limit_s = FORGET_PERIODS * period_s
         self._arrivals.append(mono_s)
         for entry in entries:
             name = (entry.job_name, entry.number)
             known = self.listed.get(name)
             if known is None:
                 self.listed[name] = Listed(entry, mono_s, mono_s)
-            else:
-                known.entry, known.last_s = entry, max(known.last_s, mono_s)
-        gone = [name for name, item in self.listed.items() if mono_s - item.last_s > FORGET_PERIODS * period_s]
+                continue
+            if mono_s - known.last_s > limit_s:
+                known.first_s = mono_s
+            known.entry, known.last_s = entry, max(known.last_s, mono_s)
+        gone = [name for name, item in self.listed.items() if mono_s - item.last_s > limit_s]
         return [self.listed.pop(name) for name in gone]
 
     def is_trusted(self, mono_s: float) -> bool:

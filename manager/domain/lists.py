@@ -39,7 +39,7 @@ def on_resources(state: ClusterState, node: Node, resources: ResourceList, now_m
         _on_gone(state, node, gone, now_ms)
     for entry in entries:
         _on_listed(state, node, entry, now_ms, mono_s, findings)
-    for key in tuple(state.on_node[node.id]):
+    for key in [key for key in state.on_node[node.id] if key not in findings.usages]:
         _on_unlisted(state, node, key, now_ms, mono_s)
     if live.listing.has_settled(lists_per_period(node)):
         findings.has_settled = True
@@ -63,7 +63,17 @@ def usage(entry: ResourceEntry, node: Node, live: NodeLive) -> ResourceEntry:
     memory = entry.memory_bytes
     if memory is None and entry.memory_share is not None and live.memory_free_bytes is not None:
         memory = round(entry.memory_share * live.memory_free_bytes)
-    return replace(entry, cpu_percent=None if cpu is None else min(cpu, 100.0), memory_bytes=memory)
+    return ResourceEntry(
+        job_name=entry.job_name,
+        number=entry.number,
+        technology=entry.technology,
+        status=entry.status,
+        detail=entry.detail,
+        cpu_percent=None if cpu is None else min(cpu, 100.0),
+        memory_bytes=memory,
+        disk_bytes=entry.disk_bytes,
+        logs=entry.logs,
+    )
 
 
 def _on_listed(

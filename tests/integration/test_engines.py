@@ -224,7 +224,7 @@ def test_constraints_of_descriptors_are_judged_by_what_engines_announce(stage: S
     rich = stage.add("C", "rich", **facts)
     plain = stage.add("D", "plain")
     volume = {"volume_id": "v", "csi_driver": "nfs.csi", "mount_path": "/d", "config": {"n": 1}}
-    wanted = [
+    wanted: list[dict[str, Any]] = [
         {"constraints": [{"type": "addons", "needs": ["gpu-x"]}]},
         {"volumes": [volume]},
         {"vgpus": 1},

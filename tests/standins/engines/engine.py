@@ -155,7 +155,7 @@ class Engine:
         """The network fails once: paho connects anew and the engine resends what it stored, in any order."""
         if self._client and (socket := self._client.socket()):
             self._is_connected = False
-            socket.shutdown(2)
+            socket.shutdown(2)  # type: ignore[attr-defined]
 
     def restart_containerd(self) -> None:
         """DEAD is told of each container, and yet they stay listed for ever."""

@@ -9,9 +9,11 @@ from cluster.payloads import parse_information, parse_resources, parse_state
 from manager.domain import engines, lists
 from manager.domain.aggregate import ClusterState
 from manager.domain.effects import Effect, Verb
+from manager.domain.leases import Verdict
 from manager.domain.model import Instance, InstanceKey, Node, NodeState
 from manager.domain.observation import Repeat
 from manager.domain.policy import Policy
+from manager.domain.reconciliation import apply_verdict
 from standins.engines.generations import recorded
 
 JOB = InstanceKey("65f1a2b3c4d5e6f7a8b9c03e", 0)
@@ -82,6 +84,11 @@ class Judged:
     def delete(self, key: InstanceKey = JOB) -> None:
         """Ask that it be gone."""
         self.state.delete([key], "root", self.now_ms)
+
+    def go_down(self) -> None:
+        """Lease and grace run out."""
+        verdict = Verdict(node_id=self.node_id, state=NodeState.DOWN, cause="no telemetry")
+        apply_verdict(self.state, verdict, self.now_ms)
 
     def say(self, status: str, detail: str = "", name: str = NAME, number: int = 0) -> Instance:
         """A state of the engine."""

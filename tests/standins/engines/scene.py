@@ -20,6 +20,7 @@ SETTINGS: Final = {
     "RETRY_CAP_S": "2",
     "MASS_EXPIRY_COUNT": "100",
 }
+Shown = dict[str, Any]
 RUN: Final = {"image": "docker.io/local/busybox:1", "technology": "docker", "cmd": ["sleep"]}
 
 
@@ -61,19 +62,19 @@ class Scene:
         """Order that it be gone."""
         assert self.cluster.http.insist("DELETE", f"/api/service/{job_id}/{number}").status == 200
 
-    def instance(self, job_id: str, number: int = 0) -> dict[str, Any]:
+    def instance(self, job_id: str, number: int = 0) -> Shown:
         """An instance as the cluster shows it."""
-        found: dict[str, Any] = self.cluster.http.get(f"/api/instances/{job_id}/{number}")
+        found: Shown = self.cluster.http.get(f"/api/instances/{job_id}/{number}")
         return found
 
-    def wait_for(self, job_id: str, state: str, number: int = 0, timeout: float = 60.0) -> dict[str, Any]:
+    def wait_for(self, job_id: str, state: str, number: int = 0, timeout: float = 60.0) -> Shown:
         """Wait for a state of an instance."""
-        return wait_until(
-            lambda: found if (found := self.instance(job_id, number))["state"] == state else None,
-            timeout,
-            0.05,
-            f"{job_id}/{number} is {state}",
-        )
+
+        def shown() -> Shown | None:
+            found = self.instance(job_id, number)
+            return found if found["state"] == state else None
+
+        return wait_until(shown, timeout, 0.05, f"{job_id}/{number} is {state}") or {}
 
     def run(self, engine: Engine | None = None, **document: Any) -> str:
         """Order an instance and wait until it runs."""
@@ -109,7 +110,7 @@ class Scene:
 @contextlib.contextmanager
 def scene() -> Iterator[Scene]:
     """A ready cluster without engines for the time of the block; no engine may have crashed at its end."""
-    with cluster(**SETTINGS) as made:
+    with cluster(is_embedded=False, **SETTINGS) as made:
         played = Scene(made)
         try:
             yield played

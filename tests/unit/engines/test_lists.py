@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from cluster.nodes import parse_registration
 from manager.domain import lists
 from manager.domain.effects import Verb
-from manager.domain.model import InstanceState, Node
+from manager.domain.model import InstanceState, Node, NodeState
 from standins.engines.generations import recorded
 from standins.engines.judged import JOB, NAME, Judged
 
@@ -216,3 +217,34 @@ def test_restart_of_the_manager_confirms_nothing_by_a_first_silence(generation: 
     engine.send_lists()
     engine.send_lists()
     assert engine.instance().state is S.RUNNING
+
+
+def test_copy_that_was_replaced_during_an_outage_is_deleted_on_return() -> None:
+    """A frozen broker is noticed by the engine after 43 s only: meanwhile its service was placed elsewhere."""
+    engine = Judged("C")
+    engine.running()
+    engine.run(4, NAME)
+    engine.go_down()
+    other = engine.state.register(parse_registration({**engine.facts, "host": "worker-2"}), engine.now_ms, 0.0)
+    engine.state.set_node_state(other.id, NodeState.READY, "", engine.now_ms)
+    assert engine.state.place(JOB, other.id, engine.now_ms) == ""
+    engine.wait(45)
+    engine.hear()
+    engine.run(20, NAME)
+    assert [(effect.verb, effect.node_id) for effect in engine.stale] == [(Verb.DELETE, engine.node_id)]
+    assert engine.instance().node_id == other.id
+
+
+def test_copy_that_nobody_replaced_goes_on_after_an_outage() -> None:
+    """Healthy workloads are never restarted by a reconnect; a burst of old lists proves nothing yet."""
+    engine = Judged("C")
+    engine.running(on_disconnect="keep")
+    engine.run(4, NAME)
+    engine.go_down()
+    engine.wait(45)
+    engine.hear()
+    engine.send_lists(NAME)
+    assert engine.instance().state is S.UNKNOWN
+    engine.run(4, NAME)
+    assert engine.instance().state is S.RUNNING
+    assert (engine.stale, engine.repeats) == ([], [])

@@ -176,9 +176,9 @@ def _payload(generation: str, case: dict[str, Any]) -> bytes:
     if "empty object" in case["case"]:
         return b"{}"
     if case["command"] == "delete":
-        base = {"job_name": "a", "virtualization": "docker", "instance_number": 0}
+        base: dict[str, Any] = {"job_name": "a", "virtualization": "docker", "instance_number": 0}
         if "wrong-typed extras" in case["case"]:
-            base["vcpus"] = 1.5  # type: ignore[assignment]
+            base["vcpus"] = 1.5
     else:
         base = dict(recorded(generation, "job-running")["sequence"][0]["payload"])
     return json.dumps({**base, **sent} if isinstance(sent, dict) else sent).encode()

@@ -3,7 +3,7 @@
 import pytest
 
 from manager.domain.effects import Verb
-from manager.domain.model import InstanceState, NodeState
+from manager.domain.model import InstanceKey, InstanceState, NodeState
 from standins.engines.generations import recorded
 from standins.engines.judged import JOB, NAME, Judged
 
@@ -172,7 +172,7 @@ def test_delete_during_a_pull_is_repeated_when_the_unwanted_appears(generation: 
 def test_sigterm_says_dead_of_every_container() -> None:
     """Recorded SIGTERM of C: both services end and are placed again."""
     engine = Judged("C")
-    keys = {}
+    keys: dict[str, InstanceKey] = {}
     for name, number in (("app.test.t1.test", 0), ("app.test.t2.test", 3)):
         keys[name] = JOB._replace(job_id=f"{len(keys):024x}", number=number)
         engine.deploy(name, keys[name])
