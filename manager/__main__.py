@@ -11,6 +11,7 @@ from typing import Final
 
 import grpc
 from grpc_health.v1.health import aio as health_aio
+from pydantic import ValidationError
 
 from cluster.process import LOG, configure_logging, graceful, run, warn_if_exposed
 from cluster.rpc import channel, serving, set_serving
@@ -154,7 +155,7 @@ def main() -> None:
     configure_logging("manager", settings.log_level)
     try:
         run(lambda: serve(settings))
-    except (StoreError, OSError) as error:
+    except (StoreError, OSError, ValidationError) as error:
         LOG.error("cannot start", error=str(error))
         sys.exit(1)
 

@@ -90,10 +90,15 @@ class RootLink:
             except RootRefusedError as error:
                 self._roots.stand(state=LinkState.REFUSED, detail=str(error))
             except (RootError, ClusterError) as error:
-                was_attached = self._roots.standing.state in (LinkState.ATTACHED, LinkState.LOST)
-                state = LinkState.LOST if was_attached or self._roots.standing.cluster_id else LinkState.NEVER
-                self._roots.stand(state=state, detail=str(error))
+                self._lose(str(error))
+            except Exception as error:  # noqa: BLE001 - whatever a root makes us stumble over, the cluster goes on
+                LOG.exception("root link stumbled")
+                self._lose(f"{type(error).__name__}: {error}")
             await asyncio.sleep(self._pauses.next_s())
+
+    def _lose(self, detail: str) -> None:
+        is_known = bool(self._roots.standing.cluster_id)
+        self._roots.stand(state=LinkState.LOST if is_known else LinkState.NEVER, detail=detail)
 
     # Attaching
 
@@ -114,7 +119,10 @@ class RootLink:
         self._roots.stand(state=LinkState.ATTACHED, detail=detail)
 
     async def _handshake(self) -> Admitted:
-        self._settings = self._load()
+        try:
+            self._settings = self._load()
+        except ValueError as error:
+            raise RootRefusedError(f"the settings of the root cannot be read: {error}") from None
         admitted = await handshake(self._web, self._settings, self._roots.saved(SECRET_KEY))
         self._plan_renewal(admitted.admission.secret_key)
         return admitted

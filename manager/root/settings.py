@@ -36,7 +36,7 @@ Dialect = Annotated[Literal["auto", "r1", "r2", "r3"], BeforeValidator(_word)]
 class RootSettings(ProcessSettings):
     """Environment variables of the same names in capitals, else `.env` in the working directory."""
 
-    model_config = SettingsConfigDict(env_file_encoding="utf-8-sig", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_file_encoding="utf-8-sig", env_ignore_empty=True, hide_input_in_errors=True)
 
     system_manager_url: Text = Field(default="", description="the root: host, host:port or URL; empty: stand-alone")
     system_manager_port: Port = Field(default=10000, description="port of its HTTP API, where the URL names none")

@@ -50,6 +50,13 @@ def test_quotes_that_a_reader_left_on_are_taken_off(monkeypatch: pytest.MonkeyPa
     assert RootSettings().cluster_secret_key == KEY
 
 
+def test_empty_variables_are_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compose file hands on what is not set as empty text."""
+    monkeypatch.setenv("SYSTEM_MANAGER_PORT", "")
+    monkeypatch.setenv("ROOT_DIALECT", "")
+    assert (RootSettings().system_manager_port, RootSettings().root_dialect) == (10000, "auto")
+
+
 def test_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What is exported counts."""
     (tmp_path / ".env").write_text("USER_NAME=file\nCLUSTER_NAME=file\n")
