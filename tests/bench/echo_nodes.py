@@ -56,6 +56,9 @@ def _serve(port: int, node_ids: list[str], count: Any, ready: Any, ended: Any, r
         status = "STOPPED" if body["command"] == "delete" else "RUNNING"
         client.publish(message.topic.replace("controls", "job"), _state(job, status), qos=1)
 
+    def send_at_once(_client: mqtt.Client, _data: Any, link: Any) -> None:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
     def on_connect(client: mqtt.Client, *_facts: Any) -> None:
         client.subscribe("nodes/+/controls", qos=1)
 
@@ -63,7 +66,7 @@ def _serve(port: int, node_ids: list[str], count: Any, ready: Any, ended: Any, r
     client.max_inflight_messages_set(1000)
     client.on_message = on_message
     client.on_connect = on_connect
-    client.on_socket_open = lambda _client, _data, link: link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client.on_socket_open = send_at_once
     client.on_subscribe = lambda *_: ready.set()
     client.connect(HOST, port)
     beats = threading.Thread(target=_beat, args=(client, node_ids, ended), daemon=True)
