@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -33,6 +34,7 @@ class Outstanding:
     effect: Effect
     attempts: int = 0
     due_mono_s: float = 0.0
+    sent_mono_s: float = -math.inf
 
 
 class Dispatcher:
@@ -82,10 +84,10 @@ class Dispatcher:
             if item.due_mono_s <= now:
                 self._try(item)
 
-    def repeat_for(self, node_id: str) -> None:
-        """A node is heard again after a gap: whatever it was told may have been lost."""
+    def repeat_for(self, node_id: str, sent_before_s: float = math.inf) -> None:
+        """A node is heard again after a gap: whatever it was told before may have been lost."""
         for item in list(self._outstanding.values()):
-            if item.effect.node_id == node_id:
+            if item.effect.node_id == node_id and item.sent_mono_s < sent_before_s:
                 item.due_mono_s, item.attempts = 0.0, 0
 
     def repeat(self, verb: Verb, key: InstanceKey, node_id: str, after_s: float) -> None:
@@ -115,6 +117,7 @@ class Dispatcher:
             item.due_mono_s = self._clock() + 0.5
             return
         item.attempts += 1
+        item.sent_mono_s = self._clock()
         item.due_mono_s = self._clock() + pause_s(node, item.effect.verb, item.attempts, self._engine_period_s)
         self.on_sent(node, item.effect)
 

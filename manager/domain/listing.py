@@ -44,6 +44,7 @@ class Listing:
     """
 
     heard_s: float = -inf
+    back_since_s: float = -inf
     trusted_from_s: float = inf
     is_settling: bool = True
     listed: dict[Name, Listed] = field(default_factory=dict)
@@ -55,6 +56,7 @@ class Listing:
     def hear(self, mono_s: float, period_s: float) -> None:
         """Note a message of any kind; after a gap nothing is trusted for one full period."""
         if mono_s - self.heard_s > GAP_PERIODS * period_s:
+            self.back_since_s = mono_s
             self.trusted_from_s = mono_s + period_s
             self.is_settling = True
             self._arrivals.clear()

@@ -26,6 +26,7 @@ from manager.mqtt.bridge import Bridge, Incoming
 BATCH: Final = 500
 UNKNOWN_NODE_PERIOD_S: Final = 30.0
 MAX_ORPHANS: Final = 1000
+SUBSCRIBING_S: Final = 0.5  # engines deliver what they stored before they subscribe
 
 
 class Intake:
@@ -185,7 +186,8 @@ class Intake:
         for repeat in findings.repeats:
             core.dispatcher.repeat(repeat.verb, repeat.key, node.id, repeat.after_s)
         if findings.has_settled:
-            core.dispatcher.repeat_for(node.id)
+            back_since_s = core.state.live[node.id].listing.back_since_s
+            core.dispatcher.repeat_for(node.id, back_since_s + SUBSCRIBING_S)
         for entry in findings.orphans:
             orphans = self.orphans.setdefault(node.id, {})
             if len(orphans) < MAX_ORPHANS:
