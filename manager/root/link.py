@@ -27,7 +27,6 @@ from manager.roots import CLUSTER_ID, ERA, ROOT, SECRET_KEY, Roots
 
 PERIODS_S: Final = {Era.R1: 5.0, Era.R2: 5.0, Era.R3: 15.0, Era.UNDECIDED: 5.0}
 LEAST_GAP_S: Final = 1.0
-RENEWAL_PAUSE_S: Final = 60.0
 RENEWAL_CAP_S: Final = 300.0
 
 
@@ -42,7 +41,7 @@ class RootLink:
         self._web = RootWeb("", self._settings.root_answer_s)
         self._reporter = Reporter(core, roots, self._settings.root_refresh_s)
         self._pauses = Pauses(self._settings.root_retry_base_s, self._settings.root_retry_cap_s)
-        self._renewals = Pauses(RENEWAL_PAUSE_S, RENEWAL_CAP_S)
+        self._renewals = Pauses(self._settings.root_retry_cap_s, RENEWAL_CAP_S)
         self._changed = asyncio.Event()
         self._renew_at_s: float | None = None
 

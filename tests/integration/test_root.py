@@ -172,6 +172,37 @@ def test_manager_restart_uses_the_secret_key_that_it_saved() -> None:
         assert root.data.faults == []
 
 
+def test_refused_key_of_a_known_cluster_stays_attached() -> None:
+    """A restarted R1 refuses every old key, yet lists the cluster: reports go on, and a new key in .env is taken."""
+    root = R1()
+    with attached_with_node(root) as (running, _node):
+        root.restart()
+        running.kill("manager")
+        running.parts["manager"].env.pop("CLUSTER_PAIRING_KEY")
+        running.start_part("manager")
+        wait_until(lambda: link(running)["connected_to_root"], what="attached as before")
+        assert "CLUSTER_PAIRING_KEY that it shows" in link(running)["root"]["detail"]
+        root.wait_for_reports(2)
+        (running.folder / ".env").write_text(f"CLUSTER_PAIRING_KEY={root.add_cluster(NAME)}\n")
+        wait_until(lambda: "that it shows" not in link(running)["root"]["detail"], what="the new key is taken")
+        assert root.registrations[-1]["pairing_key"] == ""
+        assert root.data.faults == []
+
+
+def test_guard_can_be_turned_off() -> None:
+    """With ROOT_GUARD=false a root that lost its database is obeyed."""
+    root = R3()
+    with attached_with_node(root, ROOT_GUARD="false") as (running, node):
+        service = root.data.add_service("web", "local/busybox:1")
+        root.deploy(service)
+        root.wait_for_status(service, "RUNNING")
+        root.stop()
+        root.data.wipe()
+        root.start()
+        wait_until(lambda: (service.id, 0) not in node.running, what="the job is deleted")
+        assert link(running)["connected_to_root"]
+
+
 def test_secret_key_is_renewed_before_it_expires() -> None:
     """A key of a few seconds never runs out: the cluster gets another with a third of its life left."""
     root = R1(secret_life_s=6)
