@@ -82,7 +82,7 @@ def _report(layout: Layout, ready_s: float) -> None:
     where = f" --manager {layout.address('manager')}" if layout.address("manager") != DEFAULT_MANAGER else ""
     note(
         f"ready after {ready_s:.1f} s\n"
-        f"  gateway    http://{layout.address('gateway')} (API: /docs)\n"
+        f"  gateway    http://{layout.address('gateway')} (API: /openapi.json)\n"
         f"  manager    {layout.address('manager')} (gRPC)\n"
         f"  broker     {layout.address('broker')} (MQTT)\n"
         f"  logs       {layout.folder / 'logs'}\n"
