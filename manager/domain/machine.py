@@ -30,20 +30,10 @@ from manager.domain.events import (
 from manager.domain.model import Event, Instance, InstanceState, Placement, Role
 from manager.domain.policy import Policy, backoff_ms
 from manager.domain.refusals import no_node
-from manager.domain.refusals import no_node
 
 S = InstanceState
 _FORWARD: Final = {S.SCHEDULED: 0, S.STARTING: 1, S.UNKNOWN: 2, S.RUNNING: 3, S.STOPPING: 4}
 SYSTEM: Final = "manager"
-_REPORTS: Final = {
-    Seen.STARTING: "its worker reports that it starts",
-    Seen.RUNNING: "its worker reports that it runs",
-    Seen.STOPPED: "its worker reports that it was stopped",
-    Seen.DEAD: "its worker reports that it ended",
-    Seen.COMPLETED: "its worker reports that it has done its work",
-    Seen.FAILED: "its worker reports that it failed",
-    Seen.ABSENT: "its worker does not have it",
-}
 _REPORTS: Final = {
     Seen.STARTING: "its worker reports that it starts",
     Seen.RUNNING: "its worker reports that it runs",
@@ -272,7 +262,9 @@ def _extend(
 
 def _observe_successor(instance: Instance, state: InstanceState, event: Observed, now_ms: int) -> Instance:
     if state is not S.RUNNING:
-        return _note(instance, now_ms, event.actor, "successor_starting", event.detail or "", event.node_id)
+        return _note(
+            instance, now_ms, event.actor, "successor_starting", event.detail or _REPORTS[event.seen], event.node_id
+        )
     if instance.retiring:
         instance = instance.closed(Role.RETIRING, now_ms)
     old = instance.current
@@ -314,8 +306,16 @@ def _end_current(instance: Instance, event: Observed, now_ms: int, policy: Polic
     if _is_success(instance, event):
         done = replace(ended, state=S.COMPLETED, retry_at_ms=None, attempts=0)
         return _note(done, now_ms, event.actor, "completed", cause, event.node_id)
+    if _has_used_its_attempts(placement, event):
+        given_up = replace(ended, state=S.FAILED, retry_at_ms=None, attempts=placement.spec.max_attempts)
+        return _note(given_up, now_ms, event.actor, "failed", cause, event.node_id)
     state = S.LOST if event.seen in (Seen.ABSENT, Seen.STOPPED) else S.FAILED
     return _give_up_or_retry(ended, placement, state, event.actor, cause, now_ms, policy)
+
+
+def _has_used_its_attempts(placement: Placement, event: Observed) -> bool:
+    """A worker of ours gives up what has run only after the last of its attempts; none is left for another node."""
+    return event.has_given_up and placement.has_run and placement.spec.max_attempts > 0
 
 
 def _is_success(instance: Instance, event: Observed) -> bool:
