@@ -72,7 +72,10 @@ class MovePlanned:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed:
-    """A node told of a placement; `generation` None from nodes that tell none."""
+    """A node told of a placement; `generation` None from nodes that tell none.
+
+    `has_given_up`: the node itself starts what fails again, and this was the last of its attempts.
+    """
 
     node_id: str
     generation: int | None
@@ -80,6 +83,7 @@ class Observed:
     actor: str
     detail: str = ""
     exit_code: int | None = None
+    has_given_up: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,13 +68,15 @@ def seen_of(status: str) -> Seen:
 
 def observed(node: Node, report: StateReport | ResourceEntry) -> Observed:
     """A report as an event of the life cycle. An entry of a list without a status means that it runs."""
+    seen = seen_of(report.status or "RUNNING")
     return Observed(
         node_id=node.id,
         generation=report.generation,
-        seen=seen_of(report.status or "RUNNING"),
+        seen=seen,
         actor=f"worker:{node.name}",
         detail=report.detail,
         exit_code=report.exit_code,
+        has_given_up=seen is Seen.FAILED and node.registration.dialect is Dialect.WORKER,
     )
 
 
