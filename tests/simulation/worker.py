@@ -39,6 +39,7 @@ from worker.records import (
 )
 
 VOLATILE: Any = {"wake_at": None, "running_since": None, "is_ready": False, "liveness": None, "readiness": None}
+VOLATILE |= {"is_live": False, "incoming": "", "handing_over_to": ""}
 RETRY_S = 1.0
 WINDOW = 100
 

@@ -91,10 +91,16 @@ class World:
         is_single = spec.on_disconnect is OnDisconnect.STOP_AFTER and expected.changes == 1
         others = [(other, item) for other in self.workers for item in other.running() if item.slot == ref.slot]
         is_newest = all(item.generation <= ref.generation for _, item in others)
-        if is_single and is_newest and not any(other.has_crashed for other, _ in others):
+        is_promised = not self._was_given_up(ref) and not any(other.has_crashed for other, _ in others)
+        if is_single and is_newest and is_promised:
             assert len(others) == 1, f"{ref} runs beside {others} although stop_after promises one copy"
         if spec.one_shot:
             assert self.runs_of[ref] == 1, f"the one-shot {ref} ran {self.runs_of[ref]} times"
+
+    def _was_given_up(self, ref: Ref) -> bool:
+        """Whether the manager missed an answer beyond its deadline: then it places anew without waiting for a stop."""
+        instance = self.manager.state.instances[InstanceKey(*ref.slot)]
+        return any(event.kind == "failed" and event.actor == "manager" for event in instance.events)
 
     def on_deleted(self, worker: SimWorker, ref: Ref) -> None:
         """A worker is told to stop a copy: what the durable state calls current is never stopped."""
