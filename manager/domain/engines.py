@@ -97,12 +97,10 @@ def _on_blocked(
 def _ended_or_alive(node: Node, report: StateReport, seen: Seen, placement: Placement) -> Observed:
     """Exit codes stand in the older engines' details; the newer ones repeat a detail that says nothing.
 
-    An older engine calls a one-shot that ended well DEAD, as it calls everything else.
+    An older engine calls everything DEAD: with status 0 a one-shot ended well; without a status (it was stopped with
+    its engine) the outcome is unknown.
     """
     exited = _EXIT.search(report.detail)
-    is_oldest = node.registration.dialect is Dialect.ENGINE_A
-    if seen is Seen.DEAD and exited is None and is_oldest and placement.spec.one_shot:
-        seen = Seen.COMPLETED
     detail = "" if report.detail == _STALE_DETAIL else report.detail
     return _event(node, placement, seen, detail, int(exited.group(1)) if exited else None)
 

@@ -126,11 +126,20 @@ def test_exit_code_stands_in_the_detail_of_a() -> None:
     assert ended.retry_at_ms is not None
 
 
-def test_one_shot_of_a_without_an_exit_status_completed() -> None:
-    """DEAD without 'exited with status' of a one-shot of the older engines means that it ended well."""
+def test_one_shot_of_a_with_exit_status_0_completed() -> None:
+    """DEAD with 'exited with status: 0' of a one-shot of the older engines means that it ended well."""
     engine = Judged()
     engine.running(one_shot=True)
-    assert engine.say("DEAD").state is S.COMPLETED
+    assert engine.say("DEAD", "Container exited with status: 0").state is S.COMPLETED
+
+
+def test_one_shot_of_a_without_an_exit_status_has_an_unknown_outcome() -> None:
+    """DEAD without a status comes only when the engine is stopped: it is reported and not run again."""
+    engine = Judged()
+    engine.running(one_shot=True)
+    ended = engine.say("DEAD")
+    assert (ended.state, ended.retry_at_ms) == (S.FAILED, None)
+    assert "outcome is unknown" in ended.detail
 
 
 def test_one_shot_of_a_with_a_failure_is_not_run_again() -> None:
