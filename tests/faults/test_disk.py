@@ -1,4 +1,4 @@
-"""The manager's disk fills up and is freed again."""
+"""The manager's or a worker's disk fills up and is freed again."""
 
 import os
 from collections.abc import Iterator
@@ -71,6 +71,41 @@ def test_a_full_disk_refuses_and_loses_nothing(small: tuple[SpreadCluster, Path]
     made.wait_until_ready()
     # what was refused is not known to have been lost: it may or may not run, asked for again it does
     ledger.deploy(f"late-{len(taken)}")
+    ledger.settle()
+    assert untouched(before, ledger.running())
+    ledger.close()
+
+
+@pytest.fixture
+def small_worker() -> Iterator[tuple[SpreadCluster, Path]]:
+    """A cluster whose worker has a data folder of 4 MB."""
+    require("netns")
+    with scratch_folder() as folder, small_disk(folder / "edge-0", 4) as disk, network() as net:
+        made = SpreadCluster(folder, net, {})
+        try:
+            made.start()
+            made.add_worker("edge-0")
+            made.wait_until_node_is("edge-0", "READY")
+            yield made, disk
+        finally:
+            made.close()
+
+
+def test_a_worker_with_a_full_disk_delays_and_loses_nothing(small_worker: tuple[SpreadCluster, Path]) -> None:
+    """While its disk is full a worker carries out nothing new and its workloads go on; then it catches up."""
+    made, disk = small_worker
+    ledger = Ledger(made)
+    for number in range(2):
+        ledger.deploy("base", number)
+    ledger.deploy("going")
+    ledger.settle()
+    before = {key: pid for key, pid in ledger.running().items() if key[0] == "base"}
+    filler = fill(disk)
+    ledger.deploy("coming")
+    ledger.delete("going")
+    made.parts["edge-0"].wait_for_output("state cannot be written")
+    assert untouched(before, ledger.running())
+    filler.unlink()
     ledger.settle()
     assert untouched(before, ledger.running())
     ledger.close()
