@@ -38,8 +38,7 @@ from worker.records import (
     Vanished,
 )
 
-VOLATILE: Any = {"wake_at": None, "running_since": None, "is_ready": False, "liveness": None, "readiness": None}
-VOLATILE |= {"is_live": False, "incoming": "", "handing_over_to": ""}
+KEPT = ("ref", "spec", "phase", "status", "detail", "exit_code", "failures", "has_run", "cause", "leased_at")
 RETRY_S = 1.0
 WINDOW = 100
 
@@ -110,7 +109,7 @@ class SimWorker:
         self.epoch += 1
         self.is_up = True
         self._in_flight: set[int] = set()
-        instances = [replace(item, **VOLATILE) for item in self._disk.values()]
+        instances = [_from_disk(item) for item in self._disk.values()]
         self.machine = Machine(seed=self._rng.getrandbits(32), instances=instances, fences=self._fences)
         active = [i for i in instances if i.phase in (Phase.STARTING, Phase.RUNNING, Phase.STOPPING)]
         self._follow(self.machine.resume(self._clock(), is_new_boot=is_new_boot))
@@ -335,6 +334,11 @@ class SimWorker:
                 self._loop.after(period_s, beat)
 
         self._loop.after(self._rng.random() * period_s, beat)
+
+
+def _from_disk(item: Instance) -> Instance:
+    """What the worker's database keeps of an instance; all else is as new."""
+    return Instance(**{name: getattr(item, name) for name in KEPT})
 
 
 def machine_of(name: str, cpu_millicores: int) -> Registration:
