@@ -22,7 +22,7 @@ import structlog
 
 from cluster.errors import ClusterError
 from cluster.jobs import OnDisconnect
-from cluster.payloads import Command, parse_command, parse_object
+from cluster.payloads import ANY_SOURCE, Command, parse_command, parse_object
 from cluster.topics import Channel
 from worker import messages
 from worker.effects import Effects
@@ -36,6 +36,7 @@ from worker.records import (
     Event,
     Fence,
     Forget,
+    HandOver,
     Instruction,
     Kill,
     LeaseAcknowledged,
@@ -74,8 +75,8 @@ def to_event(command: Command) -> Event:
     if command.command == "delete":
         return DeleteAsked(ref, command.spec)
     if command.command == "move":
-        return MoveAnnounced(ref, command.worker)
-    return DeployAsked(ref, command.spec)
+        return MoveAnnounced(ref, command.worker, command.incoming)
+    return DeployAsked(ref, command.spec, is_live=command.incoming == ANY_SOURCE)
 
 
 class Agent:
@@ -163,7 +164,7 @@ class Agent:
             done()
         self._pump()
         for item in instructions:
-            if isinstance(item, Start | Stop | Kill | RunProbe | Forget):
+            if isinstance(item, Start | HandOver | Stop | Kill | RunProbe | Forget):
                 self._effects.carry_out(item)
 
     async def _save(self, changes: list[Save | Publish | Fence | Forget], sequences: list[int]) -> list[Message]:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -16,6 +16,10 @@ from worker.records import (
     Exit,
     Exited,
     Forget,
+    GuestAwaited,
+    GuestMissed,
+    HandOver,
+    HandOverFailed,
     Instance,
     Kill,
     Probed,
@@ -28,8 +32,9 @@ from worker.records import (
     Stop,
     Vanished,
 )
-from worker.runtime.base import Runtime, RuntimeFailure, Usage, Workload
+from worker.runtime.base import LiveRuntime, Runtime, RuntimeFailure, Usage, Workload
 
+T = TypeVar("T")
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger()
 PROGRESS_INTERVAL_S: Final = 1.0
 USAGE_TIMEOUT_S: Final = 3.0
@@ -60,7 +65,7 @@ class Effects:
         """After a restart of the worker: find what runs, or how it ended meanwhile."""
         self._watch(Start(item.ref, item.spec), is_new=False)
 
-    def carry_out(self, instruction: Start | Stop | Kill | RunProbe | Forget) -> None:
+    def carry_out(self, instruction: Start | HandOver | Stop | Kill | RunProbe | Forget) -> None:
         """Begin; never blocks."""
         match instruction:
             case Start():
@@ -72,6 +77,8 @@ class Effects:
                     watch.task.cancel()
                 else:
                     self.tasks.create_task(self._end(instruction), name=f"stop {ref}")
+            case HandOver(ref):
+                self.tasks.create_task(self._hand_over(instruction), name=f"hand over {ref}")
             case RunProbe(ref):
                 self.tasks.create_task(self._probe(instruction), name=f"probe {ref}")
             case Forget(ref):
@@ -116,11 +123,18 @@ class Effects:
         workload = Workload(ref=ref, spec=start.spec, ip=self._ip)
         try:
             await runtime.prepare(workload, self._progress_of(ref))
+            if start.is_live and isinstance(runtime, LiveRuntime) and await self._receive(runtime, workload):
+                self._tell(Started(ref, "its running guest arrived"))
+                self._tell(Exited(ref, await runtime.wait(ref)))
+                return
             self._watches[ref].is_preparing = False
             await _to_the_end(runtime.start(workload), name=f"start {ref}")
         except asyncio.CancelledError:
             if not self._watches[ref].is_cancelled:
                 raise
+            if start.is_live:  # it may wait for a guest already
+                await runtime.kill(ref)
+                await runtime.wait(ref)
             self._tell(Exited(ref, Exit(reason="stopped before it was started")))
         except RuntimeFailure as error:
             self._tell(StartFailed(ref, error.reason, is_final=error.is_final))
@@ -132,11 +146,43 @@ class Effects:
             self._tell(Started(ref))
             self._tell(Exited(ref, await runtime.wait(ref)))
 
+    async def _receive(self, runtime: LiveRuntime, workload: Workload) -> bool:
+        """Wait for the running guest; False where it has to be booted afresh."""
+        ref = workload.ref
+        try:
+            uri = await _to_the_end(runtime.receive(workload), name=f"receive {ref}")
+            self._tell(GuestAwaited(ref, uri))
+            await runtime.arrived(ref)
+        except RuntimeFailure as error:
+            LOG.warning("no running guest came; booting its image afresh", instance=str(ref), why=error.reason)
+            self._tell(GuestMissed(ref, error.reason))
+            return False
+        self._watches[ref].is_preparing = False
+        return True
+
+    async def _hand_over(self, order: HandOver) -> None:
+        runtime = self._runtimes.get(order.spec.technology)
+        if not isinstance(runtime, LiveRuntime):
+            self._tell(HandOverFailed(order.ref, f"{order.spec.technology} cannot be moved while it runs"))
+            return
+        try:
+            await runtime.send(order.ref, order.target, order.incoming, self._progress_of(order.ref))
+        except RuntimeFailure as error:
+            LOG.warning("live move failed; it runs on here", instance=str(order.ref), why=error.reason)
+            self._tell(HandOverFailed(order.ref, error.reason))
+
     async def _find(self, start: Start) -> None:
         runtime = self._runtimes.get(start.spec.technology)
         if runtime is None:
             self._tell(Vanished(start.ref, f"{start.spec.technology} cannot be run on this node any more"))
             return
+        if isinstance(runtime, LiveRuntime) and (uri := await runtime.awaiting(start.ref)):
+            self._tell(GuestAwaited(start.ref, uri))
+            try:
+                await runtime.arrived(start.ref)
+            except RuntimeFailure as error:
+                self._tell(Vanished(start.ref, error.reason))
+                return
         if await runtime.is_running(start.ref):
             LOG.info("found again", instance=str(start.ref))
             self._tell(Started(start.ref))
@@ -187,11 +233,11 @@ class Effects:
         return progress
 
 
-async def _to_the_end(start: Coroutine[None, None, None], name: str) -> None:
+async def _to_the_end(start: Coroutine[None, None, T], name: str) -> T:
     """Await it, also when cancelled meanwhile: a start that is left half way could run on without anybody knowing."""
     task = asyncio.create_task(start, name=name)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait((task,))
         raise

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
-from cluster.jobs import JobSpec, OnDisconnect, RestartPolicy
+from cluster.jobs import OnDisconnect, RestartPolicy
+from worker.handover import OVER, Handovers, cause_after_move, stop_grace_s
 from worker.policy import (
     KILL_REPEAT_S,
     STABLE_RUN_S,
@@ -33,8 +34,9 @@ from worker.records import (
     Event,
     Exit,
     Exited,
-    Fence,
-    Forget,
+    GuestAwaited,
+    GuestMissed,
+    HandOverFailed,
     Instance,
     Instruction,
     Kill,
@@ -47,7 +49,6 @@ from worker.records import (
     Publish,
     Ref,
     RunProbe,
-    Save,
     Start,
     Started,
     StartFailed,
@@ -57,12 +58,10 @@ from worker.records import (
     Ticked,
     Vanished,
 )
-
-PERSISTENT: Final = ("phase", "status", "detail", "exit_code", "failures", "has_run", "cause", "leased_at")
-_ACTIVE: Final = (Phase.STARTING, Phase.RUNNING, Phase.STOPPING)
+from worker.slots import ACTIVE
 
 
-class Machine:
+class Machine(Handovers):
     """All instances of one worker. `seed` makes the jitter; `lease_at` is the last lease, on the clock of `now`."""
 
     def __init__(
@@ -73,16 +72,17 @@ class Machine:
         fences: Mapping[tuple[str, int], int] | None = None,
         lease_at: float | None = None,
     ) -> None:
-        self.instances: dict[Ref, Instance] = {item.ref: item for item in instances}
-        self.fences: dict[tuple[str, int], int] = dict(fences or {})
+        super().__init__(instances, fences or {})
         self.lease_at = lease_at
         self._seed = seed
-        self._out: list[Instruction] = []
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             DeployAsked: self._deploy_asked,
             DeleteAsked: self._delete_asked,
             MoveAnnounced: self._move_announced,
             Progressed: self._progressed,
+            GuestAwaited: self._guest_awaited,
+            GuestMissed: self._guest_missed,
+            HandOverFailed: self._hand_over_failed,
             Started: self._started,
             StartFailed: self._start_failed,
             Exited: self._exited,
@@ -115,24 +115,6 @@ class Machine:
         times = [time for item in self.instances.values() for time in self._times(item)]
         return min(times, default=None)
 
-    def by_slot(self, slot: tuple[str, int]) -> list[Instance]:
-        """The known generations of a slot, oldest first."""
-        return sorted((item for item in self.instances.values() if item.ref.slot == slot), key=lambda item: item.ref)
-
-    def check_invariants(self) -> None:
-        """Raise AssertionError with the story where the records contradict each other."""
-        active: dict[tuple[str, int], Ref] = {}
-        for ref, item in self.instances.items():
-            story = f"{item}"
-            assert item.ref == ref, story
-            if item.phase in _ACTIVE:
-                assert ref.slot not in active, f"{active.get(ref.slot)} and {ref} both run"
-                active[ref.slot] = ref
-            assert (item.phase is Phase.ENDED) == (item.status not in (Status.STARTING, Status.RUNNING)), story
-            assert (item.phase is not Phase.STOPPING) or (item.cause and item.wake_at is not None), story
-            assert item.phase is not Phase.RUNNING or item.running_since is not None, story
-            assert item.phase is Phase.RUNNING or (item.liveness is None and item.readiness is None), story
-
     # -- commands -----------------------------------------------------------------------------------------------
 
     def _deploy_asked(self, event: DeployAsked, now: float) -> None:
@@ -143,15 +125,16 @@ class Machine:
         elif ref.generation <= self.fences.get(ref.slot, -1):
             self._emit(Publish(ref, event.spec.name, Status.STOPPED, "this generation was deleted before"))
         elif not any(item.ref.generation > ref.generation for item in self.by_slot(ref.slot)):
-            self._accept(ref, event.spec, now)
+            self._accept(event, now)
 
-    def _accept(self, ref: Ref, spec: JobSpec, now: float) -> None:
+    def _accept(self, event: DeployAsked, now: float) -> None:
+        ref = event.ref
         for older in self.by_slot(ref.slot):
             if older.is_ended:
                 self._forget(older)
             else:
                 self._stop(older, Cause.REPLACED, now)
-        fresh = Instance(ref=ref, spec=spec, leased_at=now)
+        fresh = Instance(ref=ref, spec=event.spec, leased_at=now, is_live=event.is_live)
         self._put(fresh, is_new=True)
         self._begin_waiting(now)
         if self.instances[ref].phase is Phase.WAITING:
@@ -172,19 +155,7 @@ class Machine:
             self._put(Instance(ref=ref, spec=event.spec, cause=Cause.DELETED, detail="not known here"), is_new=True)
             self._begin_waiting(now)
 
-    def _move_announced(self, event: MoveAnnounced, now: float) -> None:
-        del now
-        known = self.instances.get(event.ref)
-        if known:
-            self._publish(known)
-
     # -- what the runtime reports ---------------------------------------------------------------------------------
-
-    def _progressed(self, event: Progressed, now: float) -> None:
-        del now
-        item = self.instances.get(event.ref)
-        if item and item.phase is Phase.STARTING:
-            self._report(item, Status.STARTING, event.detail)
 
     def _started(self, event: Started, now: float) -> None:
         item = self.instances.get(event.ref)
@@ -195,9 +166,9 @@ class Machine:
         elif item.phase is Phase.STOPPING:
             self._emit(Stop(item.ref, item.spec))
         else:
-            self._run(item, now)
+            self._run(item, event.detail, now)
 
-    def _run(self, item: Instance, now: float) -> None:
+    def _run(self, item: Instance, detail: str, now: float) -> None:
         is_ready = item.spec.readiness is None or item.status is Status.RUNNING
         item = self._put(
             item,
@@ -209,7 +180,7 @@ class Machine:
             readiness=_first_probe(item, Check.READINESS, now),
         )
         if is_ready and item.status is not Status.RUNNING:
-            self._report(item, Status.RUNNING, "")
+            self._report(item, Status.RUNNING, detail)
         elif not is_ready:
             self._report(item, Status.STARTING, "started; not ready yet")
 
@@ -234,9 +205,11 @@ class Machine:
 
     def _exited(self, event: Exited, now: float) -> None:
         item = self.instances.get(event.ref)
-        if item is None or item.phase not in _ACTIVE:
+        if item is None or item.phase not in ACTIVE:
             return
-        if item.phase is Phase.STOPPING:
+        if event.exit.is_moved:
+            self._end(self._put(item, cause=cause_after_move(item)), Status.STOPPED, event.exit.reason, None, now)
+        elif item.phase is Phase.STOPPING:
             self._after_stop(item, event.exit, now)
         else:
             self._after_exit(item, event.exit, now)
@@ -244,7 +217,7 @@ class Machine:
     def _vanished(self, event: Vanished, now: float) -> None:
         """What never ran, and what is to run always, is started at once: that is no failure of its own."""
         item = self.instances.get(event.ref)
-        if item is None or item.phase not in _ACTIVE:
+        if item is None or item.phase not in ACTIVE:
             return
         unknown = Exit(reason=event.reason, is_outcome_known=False)
         if item.phase is Phase.STOPPING:
@@ -291,7 +264,7 @@ class Machine:
         probe = item.probe(event.check) if item else None
         if item is None or state is None or probe is None or item.phase is not Phase.RUNNING:
             return
-        failures = 0 if event.is_passed else state.failures + 1
+        failures = 0 if event.is_passed or item.handing_over_to else state.failures + 1
         after = ProbeState(due_at=now + probe.interval_s, failures=failures)
         if event.check is Check.LIVENESS:
             item = self._put(item, liveness=after)
@@ -318,7 +291,7 @@ class Machine:
     def _state_acknowledged(self, event: StateAcknowledged, now: float) -> None:
         del now
         item = self.instances.get(event.ref)
-        is_over = item and item.is_ended and item.cause in (Cause.DELETED, Cause.REPLACED)
+        is_over = item and item.is_ended and item.cause in OVER
         if item and is_over and event.status is Status.STOPPED:
             self._forget(item)
 
@@ -373,7 +346,7 @@ class Machine:
 
     def _is_slot_taken(self, ref: Ref) -> bool:
         """Whether an older generation still runs; a newer one ends its elders when it comes."""
-        return any(item.phase in _ACTIVE and item.ref < ref for item in self.by_slot(ref.slot))
+        return any(item.phase in ACTIVE and item.ref < ref for item in self.by_slot(ref.slot))
 
     def _begin(self, item: Instance, now: float) -> None:
         if item.cause is Cause.DELETED:
@@ -383,9 +356,10 @@ class Machine:
         elif item.spec.on_disconnect is OnDisconnect.STOP_AFTER and self._lease_ends(item) is None:
             self._report(item, Status.STARTING, "waiting for a lease from the manager after a reboot")
         else:
-            item = self._put(item, phase=Phase.STARTING, wake_at=None)
+            start = Start(item.ref, item.spec, item.is_live)
+            item = self._put(item, phase=Phase.STARTING, wake_at=None, is_live=False)
             self._report(item, Status.STARTING, "starting" if not item.failures else f"try {item.failures + 1}")
-            self._emit(Start(item.ref, item.spec))
+            self._emit(start)
 
     def _stop(self, item: Instance, cause: Cause, now: float) -> None:
         """Begin to stop; a second reason only replaces the first, but a deletion is never taken back."""
@@ -396,7 +370,7 @@ class Machine:
             if item.cause is not Cause.DELETED:
                 self._put(item, cause=cause)
         else:
-            grace_s = item.spec.stop_grace_s
+            grace_s = stop_grace_s(item)
             self._put(
                 item,
                 phase=Phase.STOPPING,
@@ -410,44 +384,9 @@ class Machine:
     def _end(self, item: Instance, status: Status, detail: str, exit_code: int | None, now: float) -> None:
         item = self._put(item, phase=Phase.ENDED, exit_code=exit_code, wake_at=None)
         self._report(item, status, detail)
-        if item.cause in (Cause.DELETED, Cause.REPLACED):
+        if item.cause in OVER:
             self._fence(item.ref)
         self._begin_waiting(now)
-
-    def _forget(self, item: Instance) -> None:
-        del self.instances[item.ref]
-        self._emit(Forget(item.ref, item.spec))
-
-    def _fence(self, ref: Ref) -> None:
-        if ref.generation > self.fences.get(ref.slot, -1):
-            self.fences[ref.slot] = ref.generation
-            self._emit(Fence(ref))
-
-    # -- output -----------------------------------------------------------------------------------------------------
-
-    def _report(self, item: Instance, status: Status, detail: str) -> None:
-        """Change the reported status and send it, if it is another one."""
-        if (item.status, item.detail) != (status, detail) or item.is_ended:
-            self._publish(self._put(item, status=status, detail=detail))
-
-    def _publish(self, item: Instance) -> None:
-        self._emit(Publish(item.ref, item.spec.name, item.status, item.detail, item.exit_code))
-
-    def _put(self, item: Instance, *, is_new: bool = False, **changes: Any) -> Instance:
-        after = replace(item, **changes)
-        if after.phase is not Phase.RUNNING:
-            after = replace(after, liveness=None, readiness=None)
-        self.instances[after.ref] = after
-        if is_new or any(getattr(item, name) != getattr(after, name) for name in PERSISTENT):
-            self._emit(Save(after))
-        return after
-
-    def _emit(self, instruction: Instruction) -> None:
-        self._out.append(instruction)
-
-    def _taken(self) -> list[Instruction]:
-        out, self._out = self._out, []
-        return out
 
 
 def _first_probe(item: Instance, check: Check, now: float) -> ProbeState | None:

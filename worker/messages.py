@@ -63,6 +63,8 @@ def state(message: Message, ip: str) -> bytes:
     }
     if message.exit_code is not None:
         body["exit_code"] = message.exit_code
+    if message.incoming:
+        body["incoming"] = message.incoming
     return orjson.dumps(body)
 
 

@@ -57,6 +57,7 @@ class Cause(StrEnum):
     REPLACED = "replaced"
     UNHEALTHY = "unhealthy"
     CUT_OFF = "cut off"
+    HANDED_OVER = "handed over"
 
 
 class Check(StrEnum):
@@ -79,7 +80,8 @@ class Instance:
     """An instance as the worker knows it; the fields after `leased_at` are not kept over a restart of the worker.
 
     `failures` counts ends in a row; `leased_at` is the deploy's own time, from which `stop_after` counts at first;
-    `wake_at` ends a back-off or a grace period.
+    `wake_at` ends a back-off or a grace period. Of live moves: `is_live` makes the next start wait for a running guest,
+    `incoming` is where it waits, and `handing_over_to` the node to which the own guest is on its way.
     """
 
     ref: Ref
@@ -97,6 +99,9 @@ class Instance:
     is_ready: bool = False
     liveness: ProbeState | None = None
     readiness: ProbeState | None = None
+    is_live: bool = False
+    incoming: str = ""
+    handing_over_to: str = ""
 
     @property
     def is_ended(self) -> bool:
@@ -114,11 +119,15 @@ class Instance:
 
 @dataclass(frozen=True, kw_only=True)
 class Exit:
-    """The end of a workload. `code` None: it did not end by itself or nobody knows; `reason` in words."""
+    """The end of a workload. `code` None: it did not end by itself or nobody knows; `reason` in words.
+
+    `is_moved`: its guest goes on running on another node.
+    """
 
     code: int | None = None
     reason: str = ""
     is_outcome_known: bool = True
+    is_moved: bool = False
 
 
 # -- events: what happened ------------------------------------------------------------------------------------------
@@ -126,10 +135,11 @@ class Exit:
 
 @dataclass(frozen=True)
 class DeployAsked:
-    """The manager wants this generation to run (`deploy` and `replicate`)."""
+    """The manager wants this generation to run (`deploy` and `replicate`); `is_live`: its guest runs elsewhere."""
 
     ref: Ref
     spec: JobSpec
+    is_live: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,10 +152,11 @@ class DeleteAsked:
 
 @dataclass(frozen=True)
 class MoveAnnounced:
-    """A successor is being made on another node."""
+    """A successor is being made on another node; `incoming` is where it waits for the running guest, if it does."""
 
     ref: Ref
     target: str
+    incoming: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,10 +168,35 @@ class Progressed:
 
 
 @dataclass(frozen=True)
-class Started:
-    """The runtime runs it."""
+class GuestAwaited:
+    """The runtime waits at `incoming` for a guest that runs elsewhere."""
 
     ref: Ref
+    incoming: str
+
+
+@dataclass(frozen=True)
+class GuestMissed:
+    """No guest came, or it did not arrive whole; the image is booted afresh next."""
+
+    ref: Ref
+    reason: str
+
+
+@dataclass(frozen=True)
+class HandOverFailed:
+    """The guest could not be sent to its target and runs on here."""
+
+    ref: Ref
+    reason: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """The runtime runs it; `detail` tells what was special about the start."""
+
+    ref: Ref
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -223,6 +259,9 @@ Event: TypeAlias = (
     | DeleteAsked
     | MoveAnnounced
     | Progressed
+    | GuestAwaited
+    | GuestMissed
+    | HandOverFailed
     | Started
     | StartFailed
     | Exited
@@ -253,6 +292,7 @@ class Publish:
     status: Status
     detail: str = ""
     exit_code: int | None = None
+    incoming: str = ""
 
 
 @dataclass(frozen=True)
@@ -272,10 +312,24 @@ class Forget:
 
 @dataclass(frozen=True)
 class Start:
-    """Prepare and start it; answers Progressed, then Started or StartFailed, then Exited."""
+    """Prepare and start it; answers Progressed, then Started or StartFailed, then Exited.
+
+    With `is_live` it waits for a guest first; answers GuestAwaited, and GuestMissed where none came.
+    """
 
     ref: Ref
     spec: JobSpec
+    is_live: bool = False
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """Send the running guest to `incoming` on the node `target`; answers Exited with `is_moved`, or HandOverFailed."""
+
+    ref: Ref
+    spec: JobSpec
+    target: str
+    incoming: str
 
 
 @dataclass(frozen=True)
@@ -303,4 +357,4 @@ class RunProbe:
     probe: Probe = field(default_factory=Probe)
 
 
-Instruction: TypeAlias = Save | Publish | Fence | Forget | Start | Stop | Kill | RunProbe
+Instruction: TypeAlias = Save | Publish | Fence | Forget | Start | HandOver | Stop | Kill | RunProbe

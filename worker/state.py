@@ -21,7 +21,7 @@ from cluster.documents import parse_job
 from cluster.jobs import JobSpec
 from worker.records import Cause, Fence, Forget, Instance, Phase, Publish, Ref, Save, Status
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 FENCES_KEPT: Final = 10_000
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _SCHEMA: Final = """
@@ -36,8 +36,9 @@ CREATE TABLE fences (
 CREATE TABLE outbox (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, job_id TEXT NOT NULL, number INTEGER NOT NULL,
     generation INTEGER NOT NULL, job_name TEXT NOT NULL, status TEXT NOT NULL, detail TEXT NOT NULL,
-    exit_code INTEGER, at_ms INTEGER NOT NULL);
+    exit_code INTEGER, at_ms INTEGER NOT NULL, incoming TEXT NOT NULL DEFAULT '');
 """
+_FROM_1: Final = "ALTER TABLE outbox ADD COLUMN incoming TEXT NOT NULL DEFAULT '';"
 _SAVE: Final = """
 INSERT OR REPLACE INTO instances VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)
 """
@@ -54,6 +55,7 @@ class Message:
     detail: str
     exit_code: int | None
     at_ms: int
+    incoming: str = ""
 
 
 class State:
@@ -166,10 +168,11 @@ class State:
             state.detail,
             state.exit_code,
             at_ms,
+            state.incoming,
         )
         cursor = self._database.execute(
-            "INSERT INTO outbox (job_id, number, generation, job_name, status, detail, exit_code, at_ms)"
-            " VALUES (?,?,?,?,?,?,?,?)",
+            "INSERT INTO outbox (job_id, number, generation, job_name, status, detail, exit_code, at_ms,"
+            " incoming) VALUES (?,?,?,?,?,?,?,?,?)",
             row,
         )
         return _message((cursor.lastrowid, *row))
@@ -180,6 +183,8 @@ class State:
             raise sqlite3.DatabaseError(f"the state is of version {found}; this worker knows {SCHEMA_VERSION}")
         if found == 0:
             self._database.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif found == 1:
+            self._database.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         self._database.execute(
             "DELETE FROM fences WHERE generation < (SELECT generation FROM fences ORDER BY generation DESC"
             " LIMIT 1 OFFSET ?)",
@@ -233,7 +238,7 @@ def _spec(document: str) -> JobSpec:
 
 
 def _message(row: tuple[object, ...]) -> Message:
-    sequence, job_id, number, generation, job_name, status, detail, exit_code, at_ms = row
+    sequence, job_id, number, generation, job_name, status, detail, exit_code, at_ms, incoming = row
     return Message(
         sequence=_int(sequence),
         ref=Ref(str(job_id), _int(number), _int(generation)),
@@ -242,6 +247,7 @@ def _message(row: tuple[object, ...]) -> Message:
         detail=str(detail),
         exit_code=None if exit_code is None else _int(exit_code),
         at_ms=_int(at_ms),
+        incoming=str(incoming),
     )
 
 

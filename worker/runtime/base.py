@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from cluster.jobs import JobSpec
 from worker.records import Exit, Ref
@@ -86,3 +86,23 @@ class Runtime(Protocol):
 
     async def close(self) -> None:
         """Let go of connections; workloads go on."""
+
+
+@runtime_checkable
+class LiveRuntime(Runtime, Protocol):
+    """What a runtime adds whose workloads can go to another node while they run."""
+
+    async def receive(self, workload: Workload) -> str:
+        """Wait for a workload that runs elsewhere; answers the URI at which it does. Raises RuntimeFailure."""
+
+    async def awaiting(self, ref: Ref) -> str:
+        """The URI at which it waits; "" where it does not."""
+
+    async def arrived(self, ref: Ref) -> None:
+        """Return once it has arrived and runs. What waited is gone when this raises RuntimeFailure: nothing came."""
+
+    async def send(self, ref: Ref, target: str, uri: str, progress: Progress) -> None:
+        """Send it to the node `target`; its end here, with `is_moved`, is told by `wait`.
+
+        Raises RuntimeFailure where it stays.
+        """

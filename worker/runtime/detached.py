@@ -2,7 +2,7 @@
 
 A small `sh` stays between: it notes its own and its child's `/proc/…/stat`, waits, and writes the exit status as a
 file, so that no end is lost while the worker is away. A run's folder
-holds the files boot, shim, child, exit, reason and log.
+holds the files boot, shim, child, exit, reason and log, and notes of its runtime.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Run:
 
     def clear(self) -> None:
         """Make the folder anew; the log of an earlier run stays."""
-        for file in ("shim", "child", "exit", "reason"):
+        for file in ("shim", "child", "exit", "reason", "moved", "target", "incoming"):
             (self.folder / file).unlink(missing_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "boot").write_text(_boot_id())
@@ -109,7 +109,7 @@ class Run:
             code = int((self.folder / "exit").read_text())
         except (OSError, ValueError):
             return Exit(reason="its process is gone", is_outcome_known=False)
-        reason = self._read("reason")
+        reason = self.read("reason")
         if not reason and code > 128 and code - 128 in set(signal.Signals):
             reason = f"ended by {signal.Signals(code - 128).name}"
         return Exit(code=code, reason=reason)
@@ -156,20 +156,27 @@ class Run:
         """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def note(self, file: str, text: str) -> None:
+        """Keep a note in the folder, whole or not at all."""
+        fresh = self.folder / f"{file}.new"
+        fresh.write_text(text)
+        fresh.replace(self.folder / file)
+
+    def read(self, file: str) -> str:
+        """A note; "" where there is none."""
+        try:
+            return (self.folder / file).read_text(errors="replace").strip()
+        except OSError:
+            return ""
+
     def _alive(self, file: str) -> ProcessId | None:
-        fields = self._read(file).rpartition(")")
-        if not fields[1] or self._read("boot") != _boot_id():
+        fields = self.read(file).rpartition(")")
+        if not fields[1] or self.read("boot") != _boot_id():
             return None
         noted = ProcessId(int(fields[0].split(" ", 1)[0]), int(fields[2].split()[19]))
         now = _stat(noted.pid)
         is_same = now is not None and int(now[19]) == noted.start_ticks and now[0] not in ("Z", "X")
         return noted if is_same else None
-
-    def _read(self, file: str) -> str:
-        try:
-            return (self.folder / file).read_text(errors="replace").strip()
-        except OSError:
-            return ""
 
 
 def _stat(pid: int) -> list[str] | None:

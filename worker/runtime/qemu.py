@@ -53,12 +53,16 @@ def binary_here() -> str:
     return shutil.which(f"qemu-system-{machine}") or ""
 
 
-def command_line(guest: Guest) -> list[str]:
-    """The guest, stopped before its first instruction, with its serial port on standard output."""
+def command_line(guest: Guest, *, is_incoming: bool = False) -> list[str]:
+    """The guest, stopped before its first instruction, with its serial port on standard output.
+
+    With `is_incoming` it waits for a guest on a free port instead, which runs as soon as it is there.
+    """
     spec = guest.spec
     memory_mb = max(1, (spec.demand.memory_bytes or DEFAULT_MEMORY_BYTES) // MEBIBYTE)
     cpus = max(1, -(-(spec.demand.cpu_millicores or 1000) // 1000))
-    argv = [guest.binary, "-S", "-M", guest.machine, "-accel", guest.accelerator]
+    begin = ["-incoming", f"tcp:{_bracketed(guest.ip)}:0"] if is_incoming else ["-S"]
+    argv = [guest.binary, *begin, "-M", guest.machine, "-accel", guest.accelerator]
     argv += ["-m", str(memory_mb), "-smp", str(cpus), "-nodefaults", "-display", "none", "-no-reboot"]
     argv += ["-name", spec.name, "-serial", "stdio", "-qmp", f"unix:{QMP_SOCKET},server=on,wait=off"]
     if guest.machine != "virt":
@@ -87,12 +91,16 @@ def _boot(guest: Guest) -> list[str]:
 def _network(guest: Guest) -> list[str]:
     if not guest.spec.ports:
         return []
-    ip = f"[{guest.ip}]" if ":" in guest.ip else guest.ip
+    ip = _bracketed(guest.ip)
     forwards = "".join(
         f",hostfwd={port.protocol}:{ip}:{port.host}-:{port.inside}" for port in parse_ports(guest.spec.ports)
     )
     device = "virtio-net-pci" if guest.machine == "pc" else "virtio-net-device"
     return ["-netdev", f"user,id=net{forwards}", "-device", f"{device},netdev=net"]
+
+
+def _bracketed(ip: str) -> str:
+    return f"[{ip}]" if ":" in ip else ip
 
 
 async def choose_accelerator(binary: str) -> str:

@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from worker.records import Exit, Ref
-from worker.runtime import cgroups
+from worker.runtime import cgroups, migration
 from worker.runtime.base import Progress, RuntimeFailure, Usage, Workload
 from worker.runtime.detached import Run
 from worker.runtime.images import ImageCache
@@ -44,10 +45,14 @@ class UnikernelRuntime:
 
     technology = "unikernel"
 
-    def __init__(self, folder: Path, images: ImageCache, binary: str = "") -> None:
+    def __init__(
+        self, folder: Path, images: ImageCache, binary: str = "", arrival_s: float = migration.ARRIVAL_S
+    ) -> None:
+        """`arrival_s` bounds the wait for a guest that runs elsewhere."""
         self._folder = folder
         self._images = images
         self._binary = binary or binary_here()
+        self._arrival_s = arrival_s
         self._accelerator = ""
         self._runs: dict[Ref, Run] = {}
         self._monitors: dict[Ref, Monitor] = {}
@@ -65,21 +70,60 @@ class UnikernelRuntime:
 
     async def start(self, workload: Workload) -> None:
         """Start QEMU stopped, connect, then let the guest run, so that no event of it is missed."""
-        run, spec = self._run(workload.ref), workload.spec
-        guest = await self._guest(workload)
-        run.clear()
-        (run.folder / QMP_SOCKET).unlink(missing_ok=True)
-        groups = cgroups.limit_cpu(str(workload.ref), spec.demand.cpu_millicores) if spec.demand.cpu_millicores else ()
-        await run.start(command_line(guest), {}, groups)
-        if spec.demand.cpu_millicores and not groups:
-            self._be_nice(run)
+        monitor = await self._spawn(workload)
+        with contextlib.suppress(EOFError, TimeoutError, _qmp_error()):  # it may end before it answers: `wait` tells
+            await _ask(monitor, "cont")
+
+    async def receive(self, workload: Workload) -> str:
+        """Start QEMU waiting for a guest on a free port of the node's address."""
+        ref = workload.ref
+        monitor = await self._spawn(workload, is_incoming=True)
+        with self._talking(ref):
+            uri = await migration.incoming_uri(partial(_ask, monitor), workload.ip)
+        self._run(ref).note("incoming", uri)
+        return uri
+
+    async def awaiting(self, ref: Ref) -> str:
+        """As noted, if QEMU still waits."""
+        uri = self._run(ref).read("incoming")
+        if not uri or self._run(ref).process is None:
+            return ""
         try:
-            monitor = await self._connect(workload.ref)
-            with contextlib.suppress(EOFError, _qmp_error()):  # a guest may end before the answer comes: `wait` tells
-                await _ask(monitor, "cont")
-        except (OSError, EOFError, TimeoutError, _qmp_error()) as error:
-            run.signal(signal.SIGKILL)
-            raise RuntimeFailure(run.last_words() or f"QEMU did not answer: {error}") from None
+            with self._talking(ref):
+                status: Any = await _ask(await self._connect(ref), "query-status")
+        except RuntimeFailure:
+            return ""
+        return uri if status["status"] == "inmigrate" else ""
+
+    async def arrived(self, ref: Ref) -> None:
+        """A guest that began to come is waited for; a QEMU to which none came is ended."""
+        monitor = self._monitors.get(ref)
+        try:
+            with self._talking(ref):
+                if monitor is None:
+                    raise EOFError("QEMU ended")
+                await migration.arrival(partial(_ask, monitor), self._arrival_s)
+        except RuntimeFailure:
+            await self.kill(ref)
+            await self._run(ref).wait()
+            raise
+
+    async def send(self, ref: Ref, target: str, uri: str, progress: Progress) -> None:
+        """Migrate; the pause is noted before QEMU is ended, so that no restart of the worker can lose it."""
+        monitor = self._monitors.get(ref)
+        if monitor is None:
+            raise RuntimeFailure("its QEMU cannot be reached")
+        self._run(ref).note("target", target)
+        ask = partial(_ask, monitor)
+        with self._talking(ref):
+            await migration.begin(ask, uri)
+            pause_ms = await migration.outcome(ask, progress)
+        await self._leave(ref, pause_ms)
+
+    async def _leave(self, ref: Ref, pause_ms: int) -> None:
+        run = self._run(ref)
+        run.note("moved", f"moved live to {run.read('target') or 'another node'}, paused {pause_ms} ms")
+        await self.kill(ref)
 
     async def is_running(self, ref: Ref) -> bool:
         """Whether QEMU lives; the session with it is taken up again, and a guest still stopped is let run."""
@@ -90,7 +134,16 @@ class UnikernelRuntime:
             status: Any = await _ask(monitor, "query-status")
             if status["status"] == "prelaunch":
                 await _ask(monitor, "cont")
+            await self._settle_move(ref, monitor)
         return self._run(ref).process is not None
+
+    async def _settle_move(self, ref: Ref, monitor: Monitor) -> None:
+        """Finish what an earlier worker process began: a guest that has gone must not be taken for one that runs."""
+        ask = partial(_ask, monitor)
+        if self._run(ref).read("target") and await migration.is_leaving(ask):
+            with contextlib.suppress(RuntimeFailure):
+                await self._leave(ref, await migration.outcome(ask, lambda _: None))
+                await self._run(ref).wait()
 
     async def wait(self, ref: Ref) -> Exit:
         """The guest's exit code, up to 63, through isa-debug-exit; else the reason that QEMU gave.
@@ -99,6 +152,8 @@ class UnikernelRuntime:
         """
         end = await self._run(ref).wait()
         reason = await self._disconnect(ref)
+        if moved := self._run(ref).read("moved"):
+            return Exit(reason=moved, is_moved=True)
         if not end.is_outcome_known or end.code is None:
             return end
         if end.code & _DEBUG_EXIT and not end.reason and not self._is_refusal(ref, end.code):
@@ -159,6 +214,32 @@ class UnikernelRuntime:
             ip=workload.ip,
         )
 
+    async def _spawn(self, workload: Workload, *, is_incoming: bool = False) -> Monitor:
+        run, spec = self._run(workload.ref), workload.spec
+        guest = await self._guest(workload)
+        run.clear()
+        (run.folder / QMP_SOCKET).unlink(missing_ok=True)
+        groups = cgroups.limit_cpu(str(workload.ref), spec.demand.cpu_millicores) if spec.demand.cpu_millicores else ()
+        await run.start(command_line(guest, is_incoming=is_incoming), {}, groups)
+        if spec.demand.cpu_millicores and not groups:
+            self._be_nice(run)
+        with self._talking(workload.ref):
+            try:
+                return await self._connect(workload.ref)
+            except BaseException:
+                run.signal(signal.SIGKILL)
+                raise
+
+    @contextlib.contextmanager
+    def _talking(self, ref: Ref) -> Iterator[None]:
+        """Whatever goes wrong in a talk with QEMU is a RuntimeFailure, in its own last words if it is gone."""
+        try:
+            yield
+        except (OSError, EOFError, TimeoutError, _qmp_error()) as error:
+            run = self._run(ref)
+            words = "" if run.process else run.last_words()
+            raise RuntimeFailure(words or f"QEMU did not answer: {str(error) or type(error).__name__}") from None
+
     def _be_nice(self, run: Run) -> None:
         process = run.process
         if process:
@@ -216,9 +297,9 @@ class UnikernelRuntime:
         return next((_reason(event) for event in events), "")
 
 
-async def _ask(monitor: Monitor, command: str) -> Any:
+async def _ask(monitor: Monitor, command: str, arguments: dict[str, Any] | None = None) -> Any:
     async with asyncio.timeout(COMMAND_TIMEOUT_S):
-        return await monitor.client.execute(command)
+        return await monitor.client.execute(command, arguments)
 
 
 def _reason(event: Any) -> str:
