@@ -94,7 +94,8 @@ class Command:
     """A message on `controls`. `worker` is the target of a move.
 
     `incoming` belongs to live moves: ANY_SOURCE on a deploy asks the target to wait for the running guest, on a move it
-    is the URI where the target waits for it.
+    is the URI where the target waits for it. `beat` echoes the node's newest heartbeat in deploys with `stop_after`:
+    from when it was sent the worker counts, however late the command arrives.
     """
 
     command: str
@@ -105,6 +106,7 @@ class Command:
     cluster: str = ""
     worker: str = ""
     incoming: str = ""
+    beat: str = ""
 
 
 def parse_object(payload: bytes) -> dict[str, Any]:
@@ -205,6 +207,7 @@ def parse_command(payload: bytes) -> Command:
         cluster=_optional_text(body, "cluster"),
         worker=_optional_text(body, "worker"),
         incoming=_optional_text(body, "incoming"),
+        beat=_optional_text(body, "beat"),
     )
 
 
@@ -217,6 +220,8 @@ def write_command(command: Command) -> bytes:
         body["worker"] = command.worker
     if command.incoming:
         body["incoming"] = command.incoming
+    if command.beat:
+        body["beat"] = command.beat
     return orjson.dumps(body)
 
 

@@ -120,16 +120,22 @@ async def serve(settings: ManagerSettings) -> None:
         if CLUSTER_ID not in core.settings:
             await core.put_setting(CLUSTER_ID, secrets.token_hex(12))
         async with channel(settings.scheduler_address) as scheduler:
-            await _serve(settings, _build(settings, core, scheduler))
+            await _serve(settings, _build(settings, core, scheduler), writing)
     finally:
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
 
 
-async def _serve(settings: ManagerSettings, parts: Parts) -> None:
+async def _watch(writing: asyncio.Task[None]) -> None:
+    """Without its writer a manager could answer nothing: whatever ends it ends the process, and is logged."""
+    await asyncio.shield(writing)
+
+
+async def _serve(settings: ManagerSettings, parts: Parts, writing: asyncio.Task[None]) -> None:
     address = f"{settings.bind}:{settings.manager_port}"
     async with serving(address, {SERVICE: add(parts.servicer)}) as healths, graceful() as tasks:
         serve_metrics(settings.bind, settings.manager_metrics_port, parts.core)
+        tasks.create_task(_watch(writing), name="writer-watch")
         tasks.create_task(parts.bridge.run(), name="bridge")
         tasks.create_task(parts.intake.run(), name="intake")
         tasks.create_task(parts.images.run(), name="images")

@@ -23,6 +23,7 @@ from manager.planner import Planner, Request, Result
 
 PLAN_BATCH: Final = 1000
 TICK_S: Final = 0.25
+FREE_REJECTIONS: Final = 3
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
 
@@ -101,14 +102,23 @@ class Reconciler:
         core = self._core
         if result.node_id:
             reason = core.state.place(request.key, result.node_id, now_ms(), result.cause)
-            self._refused.pop(request.key, None)
             if reason:
-                core.counters["plans_rejected"] += 1
-                core.want_plan(request.key)
+                self._reject(request, reason)
+            else:
+                self._refused.pop(request.key, None)
             return result.node_id
         if request.key in core.state.instances:
             self._refuse(request, result.refusals)
         return ""
+
+    def _reject(self, request: Request, reason: str) -> None:
+        """The node was taken meanwhile: plan again at once, but with pauses where the two go on differing."""
+        self._core.counters["plans_rejected"] += 1
+        if self._refused.get(request.key, 0) < FREE_REJECTIONS:
+            self._refused[request.key] = self._refused.get(request.key, 0) + 1
+            self._core.want_plan(request.key)
+        else:
+            self._refuse(request, (Refusal(reason="taken", node_count=1, detail=reason),))
 
     def _refuse(self, request: Request, refusals: tuple[Refusal, ...]) -> None:
         attempt = self._refused[request.key] = self._refused.get(request.key, 0) + 1

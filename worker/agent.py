@@ -69,14 +69,14 @@ def boot_clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def to_event(command: Command) -> Event:
+def to_event(command: Command, leased_at: float | None = None) -> Event:
     """What a command on `controls` means to the machine; `replicate` carries the new instance's own number."""
     ref = Ref(command.job_id, command.number, command.generation)
     if command.command == "delete":
         return DeleteAsked(ref, command.spec)
     if command.command == "move":
         return MoveAnnounced(ref, command.worker, command.incoming)
-    return DeployAsked(ref, command.spec, is_live=command.incoming == ANY_SOURCE)
+    return DeployAsked(ref, command.spec, is_live=command.incoming == ANY_SOURCE, leased_at=leased_at)
 
 
 class Agent:
@@ -213,7 +213,7 @@ class Agent:
     def _received(self, channel: Channel, payload: bytes, acknowledge: Callable[[], None]) -> None:
         try:
             if channel is Channel.CONTROLS:
-                self._inbox.put_nowait(to_event(parse_command(payload)))
+                self._command(parse_command(payload))
             elif channel is Channel.LEASE:
                 self._lease(payload)
             elif channel is Channel.CONTROL_ERROR:
@@ -223,12 +223,25 @@ class Agent:
             LOG.warning("message not understood", channel=channel.value, why=error.detail, field=error.field)
         self._inbox.put_nowait(acknowledge)
 
+    def _command(self, command: Command) -> None:
+        """A command that echoes a heartbeat of an earlier boot is too late; the manager repeats what it still wants."""
+        leased_at = self._sent_at(command.beat)
+        if command.beat and leased_at is None:
+            LOG.warning("command of before the last boot passed over", job_id=command.job_id, number=command.number)
+        else:
+            self._inbox.put_nowait(to_event(command, leased_at))
+
+    def _sent_at(self, beat: str) -> float | None:
+        """When the heartbeat with this mark was sent; None for one of an earlier boot, or none."""
+        boot_id, _, beat_ms = beat.partition(":")
+        is_ours = boot_id == self._state.boot_id[:8] and beat_ms.isascii() and beat_ms.isdigit()
+        return int(beat_ms) / 1000 if is_ours else None
+
     def _lease(self, payload: bytes) -> None:
         """A lease counts from when the heartbeat that it echoes was sent; one of an earlier boot says nothing."""
-        boot_id, _, beat_ms = str(parse_object(payload).get("beat", "")).partition(":")
-        if boot_id != self._state.boot_id[:8] or not (beat_ms.isascii() and beat_ms.isdigit()):
+        at = self._sent_at(str(parse_object(payload).get("beat", "")))
+        if at is None:
             return
-        at = int(beat_ms) / 1000
         if any(item.spec.on_disconnect is OnDisconnect.STOP_AFTER for item in self.machine.instances.values()):
             self._state.save_lease(at)
         self._inbox.put_nowait(LeaseAcknowledged(at))

@@ -122,6 +122,8 @@ class Machine(Handovers):
         known = self.instances.get(ref)
         if known:
             self._publish(known)
+        elif event.leased_at is not None and event.leased_at + event.spec.stop_after_s <= now:
+            return  # so late that its replacement may run elsewhere: the manager repeats what it still wants
         elif ref.generation <= self.fences.get(ref.slot, -1):
             self._emit(Publish(ref, event.spec.name, Status.STOPPED, "this generation was deleted before"))
         elif not any(item.ref.generation > ref.generation for item in self.by_slot(ref.slot)):
@@ -134,7 +136,8 @@ class Machine(Handovers):
                 self._forget(older)
             else:
                 self._stop(older, Cause.REPLACED, now)
-        fresh = Instance(ref=ref, spec=event.spec, leased_at=now, is_live=event.is_live)
+        leased_at = now if event.leased_at is None else min(event.leased_at, now)
+        fresh = Instance(ref=ref, spec=event.spec, leased_at=leased_at, is_live=event.is_live)
         self._put(fresh, is_new=True)
         self._begin_waiting(now)
         if self.instances[ref].phase is Phase.WAITING:

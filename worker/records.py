@@ -135,11 +135,15 @@ class Exit:
 
 @dataclass(frozen=True)
 class DeployAsked:
-    """The manager wants this generation to run (`deploy` and `replicate`); `is_live`: its guest runs elsewhere."""
+    """The manager wants this generation to run (`deploy` and `replicate`); `is_live`: its guest runs elsewhere.
+
+    `leased_at` is when the heartbeat was sent that the command echoes (with `stop_after` only), on the clock of `now`.
+    """
 
     ref: Ref
     spec: JobSpec
     is_live: bool = False
+    leased_at: float | None = None
 
 
 @dataclass(frozen=True)

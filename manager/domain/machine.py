@@ -300,7 +300,8 @@ def _end_current(instance: Instance, event: Observed, now_ms: int, policy: Polic
     placement = instance.current
     assert placement is not None
     if instance.successor:
-        return _promote(instance, "the old copy ended during the move", now_ms)
+        why = f": {event.detail}" if event.detail else ""
+        return _promote(instance, f"the old copy ended during the move{why}", now_ms)
     ended = replace(instance.closed(Role.CURRENT, now_ms), exit_code=event.exit_code)
     cause = event.detail or _REPORTS[event.seen]
     if _is_success(instance, event):
@@ -430,7 +431,17 @@ def _miss(instance: Instance, role: Role, placement: Placement, now_ms: int, pol
         )
     cause = f"its worker left it {placement.state} for too long"
     closed = instance.closed(Role.CURRENT, now_ms)
-    return _give_up_or_retry(closed, placement, S.FAILED, SYSTEM, cause, now_ms, policy)
+    failed = _give_up_or_retry(closed, placement, S.FAILED, SYSTEM, cause, now_ms, policy)
+    return _after_own_stop(failed, now_ms)
+
+
+def _after_own_stop(instance: Instance, now_ms: int) -> Instance:
+    """A copy that may run unseen stops itself by `stop_after`: its replacement waits for that."""
+    spec = instance.spec
+    if instance.retry_at_ms is None or spec.on_disconnect is not OnDisconnect.STOP_AFTER:
+        return instance
+    stopped_at_ms = now_ms + int((spec.stop_after_s + spec.stop_grace_s) * 1000)
+    return replace(instance, retry_at_ms=max(instance.retry_at_ms, stopped_at_ms))
 
 
 _ACTIVE: Final = (S.REQUESTED, S.PENDING, S.SCHEDULED, S.STARTING, S.RUNNING, S.UNKNOWN)

@@ -10,6 +10,7 @@ _ONE_AND_MORE: Final = {
     "cordoned": ("is cordoned", "are cordoned"),
     "direct": ("is not named by the job", "are not named by the job"),
     "target": ("is not the one that was asked for", "are not the one that was asked for"),
+    "taken": ("was taken meanwhile", "were taken meanwhile"),
     "excluded": ("is ruled out for this instance", "are ruled out for this instance"),
     "container_name": ("cannot take a container of that name", "cannot take a container of that name"),
     "older_copy": ("still has an older copy of it", "still have an older copy of it"),

@@ -39,8 +39,9 @@ class MqttCommander:
         if problem:
             return self._withhold(node, effect, problem)
         runs_job = effect.is_replica and self._runs_job(node.id, effect)
+        beat = self._core.state.live[node.id].beat
         try:
-            channel, payload = command_message(node, effect, self._core.cluster_id, runs_job=runs_job)
+            channel, payload = command_message(node, effect, self._core.cluster_id, runs_job=runs_job, beat=beat)
         except WithheldError as error:
             return self._withhold(node, effect, str(error))
         return self._bridge.publish(node.topic_id, channel, payload, expiry_s=EXPIRY_S)
