@@ -86,8 +86,8 @@ class EngineNode(ScriptedNode):
         }
 
     def telemetry(self) -> dict[str, Any]:
-        """An engine's words."""
-        return {"cpu": 10.0, "memory": 10.0, "free_cores": 3, "memory_free_in_MB": 4000}
+        """An older engine's words: `cpu` is the load average."""
+        return {"cpu": 0.3, "memory": 10.0, "free_cores": 3, "memory_free_in_MB": 4000}
 
     def _on_connect(self, client: Any, *_facts: Any) -> None:
         client.subscribe(f"nodes/{self.id}/control/deploy", qos=1)
