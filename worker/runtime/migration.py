@@ -6,6 +6,7 @@ With `return-path` the source takes its guest back unless the target confirms th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -35,14 +36,15 @@ async def begin(ask: Ask, uri: str) -> None:
     capabilities = [{"capability": name, "state": True} for name in _CAPABILITIES]
     await ask("migrate-set-capabilities", {"capabilities": capabilities})
     await ask("migrate-set-parameters", _PARAMETERS)
-    await ask("migrate", {"uri": uri})
+    with contextlib.suppress(TimeoutError):  # it may have begun: `outcome` tells
+        await ask("migrate", {"uri": uri})
 
 
 async def outcome(ask: Ask, progress: Progress) -> int:
     """Follow the guest on its way; answers its pause in ms. Raises RuntimeFailure where it stays, and runs."""
     deadline = time.monotonic() + TRANSFER_S
     reason = ""
-    while (answer := await ask("query-migrate", {})).get("status") in _UNDER_WAY:
+    while (answer := await _patiently(ask, deadline + TRANSFER_S)).get("status") in _UNDER_WAY:
         if "ram" in answer:
             sent, total = (answer["ram"][key] // _MEBIBYTE for key in ("transferred", "total"))
             progress(f"moving live: {sent} of {total} MB sent")
@@ -74,6 +76,16 @@ async def arrival(ask: Ask, patience_s: float) -> None:
         await asyncio.sleep(POLL_S)
     if status != "running":
         raise RuntimeFailure(f"the guest arrived, but is {status}")
+
+
+async def _patiently(ask: Ask, until: float) -> Any:
+    """How the migration is; a QEMU too busy to answer is still at it, for a while."""
+    try:
+        return await ask("query-migrate", {})
+    except TimeoutError:
+        if time.monotonic() > until:
+            raise
+        return {"status": "active"}
 
 
 async def _insist_on_running(ask: Ask) -> None:
