@@ -15,6 +15,9 @@ from worker.records import (
     Exit,
     Exited,
     Forget,
+    GuestAwaited,
+    GuestMissed,
+    HandOverFailed,
     Instruction,
     Kill,
     LeaseAcknowledged,
@@ -41,11 +44,15 @@ SPECS = (
     spec(on_disconnect="stop_after", stop_after_s=5, liveness={"tcp": {"port": 1}}, readiness={"tcp": {"port": 1}}),
 )
 refs = st.builds(Ref, st.just("j"), st.integers(0, 1), st.integers(1, 3))
-exits = st.builds(Exit, code=st.sampled_from([None, 0, 1, 137]), is_outcome_known=st.booleans())
+exits = st.builds(Exit, code=st.sampled_from([None, 0, 1, 137]), is_outcome_known=st.booleans(), is_moved=st.booleans())
 events: st.SearchStrategy[Event] = st.one_of(
     refs.map(lambda ref: DeployAsked(ref, SPECS[ref.generation % len(SPECS)])),
     refs.map(lambda ref: DeleteAsked(ref, SPECS[0])),
-    st.builds(MoveAnnounced, refs, st.just("n")),
+    refs.map(lambda ref: DeployAsked(ref, SPECS[0], is_live=True)),
+    st.builds(MoveAnnounced, refs, st.just("n"), st.sampled_from(["", "tcp:n:1"])),
+    st.builds(GuestAwaited, refs, st.just("tcp:n:2")),
+    st.builds(GuestMissed, refs, st.just("late")),
+    st.builds(HandOverFailed, refs, st.just("refused")),
     st.builds(Progressed, refs, st.just("half")),
     st.builds(Started, refs),
     st.builds(StartFailed, refs, st.just("no"), st.booleans()),

@@ -1,9 +1,19 @@
 """The worker's messages, as the manager's own parsers read them."""
 
+from dataclasses import replace
+
 import pytest
 
 from cluster.nodes import Dialect, parse_registration
-from cluster.payloads import Command, parse_command, parse_object, parse_resources, parse_state, write_command
+from cluster.payloads import (
+    ANY_SOURCE,
+    Command,
+    parse_command,
+    parse_object,
+    parse_resources,
+    parse_state,
+    write_command,
+)
 from testbed.machines import REF, spec
 from worker import messages
 from worker.agent import to_event
@@ -70,6 +80,18 @@ def test_commands(word: str, event: object) -> None:
     """A command as the manager writes it becomes the machine's event, its specification whole."""
     command = Command(command=word, job_id="j1", number=0, generation=100, spec=spec(), cluster="c", worker="target")
     assert to_event(parse_command(write_command(command))) == event
+
+
+def test_live_moves() -> None:
+    """The words of a live move arrive on both sides, and only where there is one."""
+    plain = Message(sequence=7, ref=REF, job_name="web", status=Status.STARTING, detail="", exit_code=None, at_ms=99)
+    assert "incoming" not in parse_object(messages.state(plain, "127.0.0.2"))
+    waiting = parse_state(messages.state(replace(plain, incoming="tcp:127.0.0.2:4711"), "127.0.0.2"))
+    assert waiting.incoming == "tcp:127.0.0.2:4711"
+    deploy = Command(command="deploy", job_id="j1", number=0, generation=100, spec=spec(), incoming=ANY_SOURCE)
+    assert to_event(parse_command(write_command(deploy))) == DeployAsked(REF, spec(), is_live=True)
+    move = replace(deploy, command="move", worker="b", incoming="tcp:127.0.0.2:4711")
+    assert to_event(parse_command(write_command(move))) == MoveAnnounced(REF, "b", "tcp:127.0.0.2:4711")
 
 
 def test_membership() -> None:

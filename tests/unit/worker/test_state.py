@@ -106,3 +106,14 @@ def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False, cwd=Path(__file__).parents[3])
     assert len(State(tmp_path).outbox()) == 20
+
+
+def test_a_state_of_the_first_version_is_brought_up(tmp_path: Path) -> None:
+    """Its unsent messages stay, and an address where a guest is awaited can be kept beside them."""
+    State(tmp_path).commit([Publish(REF, "web", Status.RUNNING)], 1)
+    old = sqlite3.connect(tmp_path / "worker.db")
+    old.executescript("ALTER TABLE outbox DROP COLUMN incoming; PRAGMA user_version = 1;")
+    old.close()
+    state = State(tmp_path)
+    state.commit([Publish(REF, "web", Status.STARTING, incoming="tcp:127.0.0.2:4711")], 2)
+    assert [(m.status, m.incoming) for m in state.outbox()] == [("RUNNING", ""), ("STARTING", "tcp:127.0.0.2:4711")]
