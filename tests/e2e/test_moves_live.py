@@ -121,3 +121,23 @@ def test_a_target_without_a_guest_boots_afresh(pair: Cluster, unikernel_image: P
     assert counts(pair, "stuck", THERE)[0] == 0
     wait_until_alone_on(pair, "stuck", THERE)
     delete(pair, "stuck")
+
+
+def test_a_guest_arrives_while_the_targets_worker_is_away(pair: Cluster, unikernel_image: Path) -> None:
+    """The waiting QEMU outlives its worker; the one that comes back finds the guest in it and reports it."""
+    start_here(pair, unikernel_image, "away")
+    last = wait_until_it_counts(pair, "away", HERE)
+    source = qemus(pair, "away")[HERE]
+    os.kill(source, signal.SIGSTOP)
+    assert move(pair, "away", HERE, THERE).status == 200
+    wait_until(lambda: causes(pair, "away", kind="successor_starting"), what="the target is on its way")
+    wait_until(lambda: list((pair.folder / THERE).glob("**/away.0.*/incoming")), what="the target waits")
+    pair.kill(THERE)
+    os.kill(source, signal.SIGCONT)
+    pair.start_part(THERE)
+    found = wait_until_settled(pair, "away")
+    assert found["node_id"] == pair.node(THERE)["id"], causes(pair, "away")
+    assert counts(pair, "away", THERE)[0] >= last
+    wait_until_it_counts(pair, "away", THERE)
+    wait_until_alone_on(pair, "away", THERE)
+    delete(pair, "away")
