@@ -1,0 +1,133 @@
+"""What nodes tell of a placement, as transitions of its instance. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from cluster.jobs import RestartPolicy
+from manager.domain.events import (
+    Observed,
+    Seen,
+)
+from manager.domain.model import Instance, InstanceState, Placement, Role
+from manager.domain.policy import Policy
+from manager.domain.steps import S, drop_successor, give_up_or_retry, note, promote, settle, stopping
+
+_FORWARD: Final = {S.SCHEDULED: 0, S.STARTING: 1, S.UNKNOWN: 2, S.RUNNING: 3, S.STOPPING: 4}
+_REPORTS: Final = {
+    Seen.STARTING: "its worker reports that it starts",
+    Seen.RUNNING: "its worker reports that it runs",
+    Seen.STOPPED: "its worker reports that it was stopped",
+    Seen.DEAD: "its worker reports that it ended",
+    Seen.COMPLETED: "its worker reports that it has done its work",
+    Seen.FAILED: "its worker reports that it failed",
+    Seen.ABSENT: "its worker does not have it",
+}
+
+
+def observe(instance: Instance, event: Observed, now_ms: int, policy: Policy) -> Instance:
+    """A report about an open placement; one about anything else changes nothing here."""
+    found = instance.find(event.node_id, event.generation)
+    if found is None:
+        return instance
+    role, placement = found
+    if placement.state is S.STOPPING:
+        return _observe_stopping(instance, role, event, now_ms)
+    if event.seen.is_end:
+        if role is Role.SUCCESSOR:
+            return drop_successor(
+                instance, f"the successor ended: {event.detail or _REPORTS[event.seen]}", event.actor, now_ms
+            )
+        return _end_current(instance, event, now_ms, policy)
+    return _observe_alive(instance, role, placement, event, now_ms, policy)
+
+
+def _observe_stopping(instance: Instance, role: Role, event: Observed, now_ms: int) -> Instance:
+    if not event.seen.is_end:
+        return instance
+    closed = replace(instance.closed(role, now_ms), exit_code=event.exit_code)
+    cause = event.detail or _REPORTS[event.seen]
+    noted = note(closed, now_ms, event.actor, "closed", cause, event.node_id, detail=closed.detail)
+    return settle(noted, now_ms)
+
+
+def _observe_alive(
+    instance: Instance, role: Role, placement: Placement, event: Observed, now_ms: int, policy: Policy
+) -> Instance:
+    state = S.RUNNING if event.seen is Seen.RUNNING else S.STARTING
+    if _FORWARD[state] < _FORWARD[placement.state] and placement.state is not S.UNKNOWN:
+        return instance
+    if state is placement.state:
+        return _extend(instance, role, placement, event, now_ms, policy)
+    had_deadline = placement.deadline_ms is not None or placement.state is S.UNKNOWN
+    deadline = now_ms + policy.start_deadline_ms if state is S.STARTING and had_deadline else None
+    has_run = placement.has_run or state is S.RUNNING
+    seen = replace(placement, state=state, since_ms=now_ms, deadline_ms=deadline, has_run=has_run)
+    instance = instance.with_placement(role, seen)
+    if role is Role.SUCCESSOR:
+        return _observe_successor(instance, state, event, now_ms)
+    instance = replace(instance, state=state, retry_at_ms=None, refusals=())
+    kind = "running" if state is S.RUNNING else "starting"
+    return note(instance, now_ms, event.actor, kind, event.detail or _REPORTS[event.seen], event.node_id)
+
+
+def _extend(
+    instance: Instance, role: Role, placement: Placement, event: Observed, now_ms: int, policy: Policy
+) -> Instance:
+    """A repeated STARTING is progress and extends the deadline, saved at most once in a while; anything else is old."""
+    if placement.state is not S.STARTING or placement.deadline_ms is None:
+        return instance
+    deadline = now_ms + policy.start_deadline_ms
+    if deadline - placement.deadline_ms < policy.start_deadline_ms // 20:
+        return instance
+    return instance.with_placement(role, replace(placement, deadline_ms=deadline))
+
+
+def _observe_successor(instance: Instance, state: InstanceState, event: Observed, now_ms: int) -> Instance:
+    if state is not S.RUNNING:
+        return note(
+            instance, now_ms, event.actor, "successor_starting", event.detail or _REPORTS[event.seen], event.node_id
+        )
+    if instance.retiring:
+        instance = instance.closed(Role.RETIRING, now_ms)
+    old = instance.current
+    handed = replace(
+        instance,
+        current=instance.successor,
+        successor=None,
+        retiring=stopping(old, now_ms) if old else None,
+        state=S.RUNNING,
+    )
+    cause = "the successor runs; the old copy stops"
+    return note(handed, now_ms, event.actor, "moved", cause, event.node_id, detail="it was moved and runs")
+
+
+def _end_current(instance: Instance, event: Observed, now_ms: int, policy: Policy) -> Instance:
+    """The current copy ended by itself: COMPLETED, or FAILED or LOST with or without another try."""
+    placement = instance.current
+    assert placement is not None
+    if instance.successor:
+        why = f": {event.detail}" if event.detail else ""
+        return promote(instance, f"the old copy ended during the move{why}", now_ms)
+    ended = replace(instance.closed(Role.CURRENT, now_ms), exit_code=event.exit_code)
+    cause = event.detail or _REPORTS[event.seen]
+    if _is_success(instance, event):
+        done = replace(ended, state=S.COMPLETED, retry_at_ms=None, attempts=0)
+        return note(done, now_ms, event.actor, "completed", cause, event.node_id)
+    if _has_used_its_attempts(placement, event):
+        given_up = replace(ended, state=S.FAILED, retry_at_ms=None, attempts=placement.spec.max_attempts)
+        return note(given_up, now_ms, event.actor, "failed", cause, event.node_id)
+    state = S.LOST if event.seen in (Seen.ABSENT, Seen.STOPPED) else S.FAILED
+    return give_up_or_retry(ended, placement, state, event.actor, cause, now_ms, policy)
+
+
+def _has_used_its_attempts(placement: Placement, event: Observed) -> bool:
+    """A worker of ours gives up what has run only after the last of its attempts; none is left for another node."""
+    return event.has_given_up and placement.has_run and placement.spec.max_attempts > 0
+
+
+def _is_success(instance: Instance, event: Observed) -> bool:
+    if event.seen is Seen.COMPLETED or (event.seen is Seen.DEAD and event.exit_code == 0):
+        return instance.spec.restart_policy is not RestartPolicy.ALWAYS
+    return False
