@@ -16,10 +16,11 @@ from cluster.errors import UnavailableError
 from cluster.payloads import ResourceEntry
 from cluster.process import LOG
 from manager.dispatcher import Dispatcher
-from manager.domain.aggregate import ClusterState, Dirty
+from manager.domain.aggregate import ClusterState
 from manager.domain.machine import wants_placement
 from manager.domain.model import Instance, InstanceKey, InstanceState, Node, Record, Setting
 from manager.domain.policy import Policy
+from manager.domain.registry import Dirty
 from manager.history import History
 from manager.ports import Contents, Kind, Store
 from manager.writer import RecordId, Writer

@@ -1,0 +1,162 @@
+"""The nodes of the cluster in memory, by id, alias and name, and what is dirty. Pure; part of `ClusterState`."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+
+from cluster.errors import AlreadyExistsError, NotFoundError
+from cluster.nodes import Registration
+from manager.domain.model import MAX_EVENTS, Event, InstanceKey, Node, NodeLive, NodeState
+
+
+@dataclass
+class Dirty:
+    """What changed since it was last taken: the ids of records, and history in order of happening."""
+
+    nodes: dict[str, None] = field(default_factory=dict)
+    jobs: dict[str, None] = field(default_factory=dict)
+    instances: dict[InstanceKey, None] = field(default_factory=dict)
+    events: list[tuple[str, Event]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.nodes or self.jobs or self.instances)
+
+
+class NodeRegistry:
+    """Nodes and their identities; every change marks its record dirty."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.live: dict[str, NodeLive] = {}
+        self.dirty = Dirty()
+        self.dirty_views: dict[str, None] = {}
+        self._ids: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+
+    def take_dirty(self) -> Dirty:
+        """What changed since the last call."""
+        taken, self.dirty = self.dirty, Dirty()
+        return taken
+
+    def register(self, registration: Registration, now_ms: int, now_mono_s: float) -> Node:
+        """Admit a node or renew what it said. Raises AlreadyExistsError for the id of another live node."""
+        node_id, old = self._identify(registration)
+        self._release_alias(registration.given_id, node_id)
+        aliases = set(old.aliases if old else ())
+        if registration.given_id and self._ids.get(registration.given_id, node_id) == node_id != registration.given_id:
+            aliases.add(registration.given_id)
+        fresh = old or Node(id=node_id, registration=registration, registered_at_ms=now_ms, topic_id=node_id)
+        node = replace(fresh, registration=registration, aliases=tuple(sorted(aliases)))
+        if old is None or old.registration != registration:
+            cause = "it registered" if old is None else "it registered again with other facts"
+            node = _noted(node, now_ms, f"worker:{node.name}", "registered", cause)
+        live = self.live.setdefault(node_id, NodeLive())
+        live.heartbeat_mono_s = now_mono_s
+        live.last_sequence = -1
+        if node != old:
+            self.put_node(node)
+        return node
+
+    def _identify(self, registration: Registration) -> tuple[str, Node | None]:
+        by_id = self.nodes.get(self._ids.get(registration.given_id, ""))
+        by_name = self.nodes.get(self._names.get(registration.name, ""))
+        if by_id and by_id.name != registration.name and by_id.state is not NodeState.DOWN:
+            raise AlreadyExistsError(
+                f"id {registration.given_id} belongs to node {by_id.name}, which is alive; "
+                "register without an id to get an own one",
+                field="id",
+            )
+        known = by_name or by_id
+        if known:
+            return known.id, known
+        if _is_object_id(registration.given_id):
+            return registration.given_id, None
+        return self._new_node_id(registration.name), None
+
+    def _release_alias(self, given_id: str, node_id: str) -> None:
+        """Take an alias from another node, which is down: telemetry and commands are not meant for that one."""
+        other = self.nodes.get(self._ids.get(given_id, ""))
+        if other is None or other.id in (node_id, given_id):
+            return
+        del self._ids[given_id]
+        topic_id = other.id if other.topic_id == given_id else other.topic_id
+        kept = tuple(alias for alias in other.aliases if alias != given_id)
+        self.put_node(replace(other, aliases=kept, topic_id=topic_id))
+
+    def _new_node_id(self, name: str) -> str:
+        """24 hex digits from the name, so that a machine keeps its id even when this store is lost."""
+        node_id = hashlib.blake2s(name.encode(), digest_size=12).hexdigest()
+        while node_id in self._ids:
+            node_id = hashlib.blake2s(node_id.encode(), digest_size=12).hexdigest()
+        return node_id
+
+    def find_node(self, reference: str) -> Node | None:
+        """The node of an id, an alias or a name."""
+        return self.nodes.get(self._ids.get(reference) or self._names.get(reference, ""))
+
+    def get_node(self, reference: str, field_name: str = "node") -> Node:
+        """The node of an id, an alias or a name. Raises NotFoundError."""
+        node = self.find_node(reference)
+        if node is None:
+            raise NotFoundError(f"there is no node {reference!r}", field=field_name)
+        return node
+
+    def node_of_topic(self, topic_id: str) -> Node | None:
+        """The node whose id or alias stands in a topic."""
+        return self.nodes.get(self._ids.get(topic_id, ""))
+
+    def set_node_state(self, node_id: str, state: NodeState, cause: str, now_ms: int) -> None:
+        """Record a change of what is known of a node."""
+        node = replace(self.nodes[node_id], state=state, detail=cause)
+        self.put_node(_noted(node, now_ms, "manager", state.lower(), cause))
+
+    def note_node(self, node_id: str, kind: str, cause: str, now_ms: int, *, detail: str | None = None) -> None:
+        """Add to a node's history; `detail` is what the operator sees beside its state from now on."""
+        node = self.nodes[node_id]
+        node = replace(node, detail=node.detail if detail is None else detail)
+        self.put_node(_noted(node, now_ms, "manager", kind, cause))
+
+    def set_cordoned(self, node_id: str, is_cordoned: bool, actor: str, now_ms: int) -> Node:
+        """Stop or allow new placements."""
+        node = self.nodes[node_id]
+        if node.is_cordoned != is_cordoned:
+            node = replace(node, is_cordoned=is_cordoned)
+            kind = "cordoned" if is_cordoned else "uncordoned"
+            self.put_node(_noted(node, now_ms, actor, kind, f"{actor} asked for it"))
+        return self.nodes[node_id]
+
+    def put_node(self, node: Node) -> None:
+        """Replace a node and mark it dirty."""
+        old = self.nodes.get(node.id)
+        node = replace(node, version=(old.version if old else 0) + 1)
+        if old and old.name != node.name:
+            self._names.pop(old.name, None)
+        self._index_node(node)
+        self.dirty.nodes[node.id] = None
+        self.dirty_views[node.id] = None
+        self._log(f"node:{node.id}", old.events if old else (), node.events)
+
+    def _index_node(self, node: Node) -> None:
+        self.nodes[node.id] = node
+        self._names[node.name] = node.id
+        for known in (node.id, *node.aliases):
+            self._ids[known] = node.id
+
+    def _log(self, subject: str, before: tuple[Event, ...], after: tuple[Event, ...]) -> None:
+        last = before[-1] if before else None
+        fresh = []
+        for event in reversed(after):
+            if event is last:
+                break
+            fresh.append((subject, event))
+        self.dirty.events.extend(reversed(fresh))
+
+
+def _noted(node: Node, now_ms: int, actor: str, kind: str, cause: str) -> Node:
+    event = Event(at_ms=now_ms, actor=actor, kind=kind, state=node.state, cause=cause, node_id=node.id)
+    return replace(node, events=(*node.events, event)[-MAX_EVENTS:])
+
+
+def _is_object_id(text: str) -> bool:
+    return len(text) == 24 and all(digit in "0123456789abcdef" for digit in text)
