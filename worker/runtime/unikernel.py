@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,11 @@ import structlog
 
 from worker.records import Exit, Ref
 from worker.runtime import cgroups, migration
-from worker.runtime.base import Progress, RuntimeFailure, Usage, Workload
+from worker.runtime.base import Progress, RuntimeFailure, Workload
 from worker.runtime.detached import Run
 from worker.runtime.images import ImageCache
-from worker.runtime.ports import published_address
 from worker.runtime.qemu import QMP_SOCKET, Guest, binary_here, choose_accelerator, command_line
+from worker.runtime.runs import ProcessRuntime
 
 if TYPE_CHECKING:
     from qemu.qmp import EventListener, QMPClient
@@ -40,7 +40,7 @@ class Monitor:
     ends: EventListener
 
 
-class UnikernelRuntime:
+class UnikernelRuntime(ProcessRuntime):
     """Images are kernels (ELF, multiboot or Linux) or disks, as a path, file:// or http(s)://."""
 
     technology = "unikernel"
@@ -49,12 +49,11 @@ class UnikernelRuntime:
         self, folder: Path, images: ImageCache, binary: str = "", arrival_s: float = migration.ARRIVAL_S
     ) -> None:
         """`arrival_s` bounds the wait for a guest that runs elsewhere."""
-        self._folder = folder
+        super().__init__(folder)
         self._images = images
         self._binary = binary or binary_here()
         self._arrival_s = arrival_s
         self._accelerator = ""
-        self._runs: dict[Ref, Run] = {}
         self._monitors: dict[Ref, Monitor] = {}
 
     async def unavailable(self) -> str:
@@ -166,28 +165,10 @@ class UnikernelRuntime:
         """Press the guest's power button."""
         await self._command(ref, "system_powerdown")
 
-    async def kill(self, ref: Ref) -> None:
-        """End QEMU."""
-        self._run(ref).signal(signal.SIGKILL)
-
     async def remove(self, ref: Ref) -> None:
-        """Delete the run's folder and its control group."""
+        """End the session, then delete the run's folder and its control group."""
         await self._disconnect(ref)
-        await asyncio.to_thread(self._run(ref).remove)
-        cgroups.remove_limit(str(ref))
-        self._runs.pop(ref, None)
-
-    def logs(self, ref: Ref, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
-        """The guest's serial port."""
-        return self._run(ref).logs(follow=follow, tail=tail)
-
-    async def address(self, workload: Workload, port: int) -> tuple[str, int]:
-        """Where the port was published; else the node's own address."""
-        return published_address(workload.spec.ports, workload.ip, port) or (workload.ip, port)
-
-    async def usage(self, ref: Ref) -> Usage:
-        """Of the QEMU process."""
-        return self._run(ref).usage()
+        await super().remove(ref)
 
     async def execute(self, ref: Ref, command: tuple[str, ...], timeout_s: float) -> tuple[int, str]:
         """There is no shell in a unikernel."""
@@ -197,9 +178,6 @@ class UnikernelRuntime:
         """End the QMP sessions; the guests go on."""
         for ref in list(self._monitors):
             await self._disconnect(ref)
-
-    def _run(self, ref: Ref) -> Run:
-        return self._runs.setdefault(ref, Run(self._folder / str(ref)))
 
     async def _guest(self, workload: Workload) -> Guest:
         if not self._accelerator:

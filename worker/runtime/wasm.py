@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -14,25 +12,23 @@ import orjson
 
 from worker.records import Exit, Ref
 from worker.runtime import cgroups
-from worker.runtime.base import Progress, RuntimeFailure, Usage, Workload
-from worker.runtime.detached import Run
+from worker.runtime.base import Progress, RuntimeFailure, Workload
 from worker.runtime.images import ImageCache
-from worker.runtime.ports import published_address
+from worker.runtime.runs import ProcessRuntime
 
 EXAMPLES: Final = Path(__file__).with_name("examples")
 _BUILTIN: Final = "builtin:"
 _REPOSITORY: Final = Path(__file__).resolve().parents[2]
 
 
-class WasmRuntime:
+class WasmRuntime(ProcessRuntime):
     """Modules as .wasm or .wat: a path, file://, http(s):// or `builtin:hello`, `builtin:hello-once`."""
 
     technology = "wasm"
 
     def __init__(self, folder: Path, images: ImageCache) -> None:
-        self._folder = folder
+        super().__init__(folder)
         self._images = images
-        self._runs: dict[Ref, Run] = {}
 
     async def unavailable(self) -> str:
         """Look for wasmtime without loading it."""
@@ -77,37 +73,12 @@ class WasmRuntime:
         """SIGTERM: a module has no signal handlers, so that it ends at once."""
         self._run(ref).signal(signal.SIGTERM)
 
-    async def kill(self, ref: Ref) -> None:
-        """SIGKILL."""
-        self._run(ref).signal(signal.SIGKILL)
-
-    async def remove(self, ref: Ref) -> None:
-        """Delete the run's folder and its control group."""
-        await asyncio.to_thread(self._run(ref).remove)
-        cgroups.remove_limit(str(ref))
-        self._runs.pop(ref, None)
-
-    def logs(self, ref: Ref, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
-        """Standard output and standard error, in one."""
-        return self._run(ref).logs(follow=follow, tail=tail)
-
-    async def address(self, workload: Workload, port: int) -> tuple[str, int]:
-        """Where the port was published; else the node's own address."""
-        return published_address(workload.spec.ports, workload.ip, port) or (workload.ip, port)
-
-    async def usage(self, ref: Ref) -> Usage:
-        """Of the runner, engine included."""
-        return self._run(ref).usage()
-
     async def execute(self, ref: Ref, command: tuple[str, ...], timeout_s: float) -> tuple[int, str]:
         """There is no shell in a module."""
         raise RuntimeFailure("wasm modules have no commands to run; use an http or tcp probe", is_final=True)
 
     async def close(self) -> None:
         """Nothing is held."""
-
-    def _run(self, ref: Ref) -> Run:
-        return self._runs.setdefault(ref, Run(self._folder / str(ref)))
 
     def _module(self, image: str) -> Path:
         if image.startswith(_BUILTIN):
