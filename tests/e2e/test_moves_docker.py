@@ -102,7 +102,7 @@ def test_no_request_fails_during_100_moves(pair: Cluster, record_property: Calla
             answer = move(pair, "web", source, target)
             assert answer.status == 200, answer
             found = wait_until_settled(pair, "web")
-            assert names[found["node_id"]] == target
+            assert names[found["node_id"]] == target, pair.http.get("/api/events?page_size=20")
             source = target
     assert client.failures == []
     assert client.outcomes["at once"] > MOVES
