@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from simulation.schedule import play
 
@@ -25,6 +27,13 @@ def _play(seeds: Iterable[int]) -> None:
 def test_faults_leave_nothing_behind(hundred: int) -> None:
     """Whatever is lost, doubled, late, cut off or crashed: once it is over, what was acknowledged is true."""
     _play(range(hundred, hundred + 100))
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(seed=st.integers(min_value=EVERY_TIME + NIGHTLY, max_value=2**63))
+def test_faults_of_schedules_that_hypothesis_draws_leave_nothing_behind(seed: int) -> None:
+    """The same for schedules far from those that are numbered in a row."""
+    _play([seed])
 
 
 @pytest.mark.nightly
