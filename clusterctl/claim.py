@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -64,11 +65,10 @@ def _is_free(bind: str, port: int) -> bool:
 def _owner(port: int) -> str:
     import psutil
 
-    try:
+    # without the right to look, or where the process is gone meanwhile, the error names the port alone
+    with contextlib.suppress(psutil.Error):
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
                 command = " ".join(psutil.Process(connection.pid).cmdline())[:80]
                 return f": process {connection.pid}, {command}"
-    except psutil.Error:
-        pass
     return ""
