@@ -155,8 +155,12 @@ async def test_a_restarted_source_worker_knows_that_its_guest_has_gone(
     await begin(lambda command, arguments: _ask(monitor, command, arguments), uri)
     await source.close()
     later = new_runtime(tmp_path / "source")
+
+    async def has_gone() -> bool:
+        return not await later.is_running(OLD)
+
     try:
-        assert not await later.is_running(OLD)
+        await wait_until_async(has_gone, what="the guest has gone")
         left = await end_of(later, OLD)
     finally:
         await later.close()

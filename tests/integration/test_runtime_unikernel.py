@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -111,6 +112,19 @@ async def test_published_port_reaches_qemu(runtime: UnikernelRuntime, unikernel_
     await wait_for_output(runtime, "count 0")
     assert is_listening(port, "127.0.0.2")
     assert not is_listening(port, "127.0.0.1")
+
+
+async def test_a_socket_that_does_not_listen_yet_is_waited_for(tmp_path: Path, unikernel_image: Path) -> None:
+    """QEMU makes its socket a moment before it listens on it; a worker that is quicker asks again."""
+    slow = tmp_path / Path(binary_here()).name
+    bind = "import socket, time; socket.socket(socket.AF_UNIX).bind('qmp'); time.sleep(0.5)"
+    is_run = 'case "$*" in *unix:qmp*)'
+    slow.write_text(f'#!/bin/sh\n{is_run} {sys.executable} -c "{bind}";; esac\nexec {binary_here()} "$@"\n')
+    slow.chmod(0o755)
+    runtime = UnikernelRuntime(tmp_path / "unikernel", ImageCache(tmp_path / "images"), str(slow))
+    await run(runtime, guest(unikernel_image, "exit=3"))
+    assert (await end_of(runtime)).code == 3
+    await runtime.close()
 
 
 async def test_long_data_folders_are_no_problem(tmp_path: Path, unikernel_image: Path) -> None:

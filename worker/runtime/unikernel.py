@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -239,11 +240,11 @@ class UnikernelRuntime(ProcessRuntime):
         try:
             # A socket's path is bounded to 107 bytes; the folder's descriptor makes any path short.
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                while not (run.folder / QMP_SOCKET).exists():
+                while (opened := await _connected(f"/proc/self/fd/{handle}/{QMP_SOCKET}")) is None:
                     if run.process is None:
                         raise EOFError("QEMU ended")
                     await asyncio.sleep(0.005)
-                await client.connect(f"/proc/self/fd/{handle}/{QMP_SOCKET}")
+                await client.connect(opened)
         finally:
             os.close(handle)
         self._monitors[ref] = Monitor(client, ends)
@@ -273,6 +274,21 @@ class UnikernelRuntime(ProcessRuntime):
             await monitor.client.disconnect()
         events = monitor.ends.clear()
         return next((_reason(event) for event in events), "")
+
+
+async def _connected(path: str) -> socket.socket | None:
+    """A session's socket; None while QEMU has not made its own yet, or has made it and does not listen yet."""
+    opened = socket.socket(socket.AF_UNIX)
+    opened.setblocking(False)
+    try:
+        await asyncio.get_running_loop().sock_connect(opened, path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        opened.close()
+        return None
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 async def _ask(monitor: Monitor, command: str, arguments: dict[str, Any] | None = None) -> Any:
