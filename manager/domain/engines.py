@@ -40,6 +40,8 @@ def on_state(state: ClusterState, node: Node, report: StateReport, now_ms: int) 
     findings = Findings()
     if not node.has_reported:
         state.put_node(replace(node, has_reported=True))
+    if seen in (Seen.DEAD, Seen.STOPPED, Seen.COMPLETED):
+        state.live[node.id].listing.ended_at_ms = now_ms
     key = state.find_reported(node.id, report.job_name, report.number)
     found = state.instances[key].find(node.id, None) if key else None
     if key is None or found is None:

@@ -1,8 +1,10 @@
 """What an engine's resource lists said over time. Pure: it knows names and monotonic times, and nothing of the store.
 
 An engine sends one list per runtime and period, and an extra containerd runtime repeats the list of another: so an
-instance is absent only when no list has shown it for a while in which every runtime had its say. After an outage the
-engine delivers what it stored in random order: lists of the first full period after a gap are not trusted.
+instance is absent only when so many lists in a row came without it that every runtime had its say several times. After
+an outage the engine delivers what it stored in random order: lists of the first full period after a gap are not trusted
+and count for nothing. A period is the configured one or, where an engine is slower for good, its own: otherwise each of
+its lists would follow a gap.
 """
 
 from __future__ import annotations
@@ -10,17 +12,19 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from math import inf
+from math import ceil, inf, isfinite
+from statistics import median
 from typing import Final
 
 from cluster.payloads import ResourceEntry
 
 Name = tuple[str, int]
 GAP_PERIODS: Final = 2.5
-FORGET_PERIODS: Final = 2.5
+FORGET_PERIODS: Final = 3
 SOURCE_MEMORY_S: Final = 60.0
 _ALTERNATIONS: Final = 4
-_ARRIVALS_KEPT: Final = 64
+_ARRIVALS_KEPT: Final = 256
+_SILENCES_KEPT: Final = 5
 
 
 @dataclass(slots=True)
@@ -30,6 +34,7 @@ class Listed:
     entry: ResourceEntry
     first_s: float
     last_s: float
+    arrival: int
     delete_count: int = 0
     deleted_s: float = -inf
     is_zombie: bool = False
@@ -39,10 +44,14 @@ class Listed:
 class Listing:
     """One engine's lists, and who sent its telemetry.
 
+    `period_s` is how often it is heard: the configured period, or the middle of its last silences where that is more.
+    `ended_at_ms` is when the engine last told an end.
     `conflicts` holds the generation of each deploy that an older container of the same name blocked once; `blocked`
     the names whose second attempt it blocked as well.
     """
 
+    period_s: float = 0.0
+    ended_at_ms: int = 0
     heard_s: float = -inf
     back_since_s: float = -inf
     trusted_from_s: float = inf
@@ -50,33 +59,45 @@ class Listing:
     listed: dict[Name, Listed] = field(default_factory=dict)
     conflicts: dict[Name, int] = field(default_factory=dict)
     blocked: set[Name] = field(default_factory=set)
+    _arrival: int = 0
     _arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=_ARRIVALS_KEPT))
+    _gone: dict[Name, float] = field(default_factory=dict)
     _sources: deque[tuple[str, float]] = field(default_factory=lambda: deque(maxlen=_ALTERNATIONS))
+    _silences: deque[float] = field(default_factory=lambda: deque(maxlen=_SILENCES_KEPT))
 
-    def hear(self, mono_s: float, period_s: float) -> None:
+    def hear(self, mono_s: float, configured_period_s: float) -> None:
         """Note a message of any kind; after a gap nothing is trusted for one full period."""
-        if mono_s - self.heard_s > GAP_PERIODS * period_s:
+        silence_s = mono_s - self.heard_s
+        self.period_s = max(configured_period_s, self._usual_silence_s())
+        if silence_s > GAP_PERIODS * self.period_s:
             self.back_since_s = mono_s
-            self.trusted_from_s = mono_s + period_s
+            self.trusted_from_s = mono_s + self.period_s
             self.is_settling = True
-            self._arrivals.clear()
+        if isfinite(silence_s) and silence_s > configured_period_s / 2:
+            self._silences.append(silence_s)
         self.heard_s = max(self.heard_s, mono_s)
 
-    def take(self, entries: Iterable[ResourceEntry], mono_s: float, period_s: float) -> list[Listed]:
-        """Add a list that is trusted; answers what has disappeared from the lists since."""
-        limit_s = FORGET_PERIODS * period_s
+    def _usual_silence_s(self) -> float:
+        """The middle one of the last, so that one outage or two do not count; 0 while there are few."""
+        return median(self._silences) if len(self._silences) == _SILENCES_KEPT else 0.0
+
+    def take(self, entries: Iterable[ResourceEntry], mono_s: float, cycle: int) -> list[Listed]:
+        """Add a list that is trusted, of `cycle` per period; answers what has disappeared from the lists since."""
+        self._arrival += 1
         self._arrivals.append(mono_s)
         for entry in entries:
             name = (entry.job_name, entry.number)
             known = self.listed.get(name)
             if known is None:
-                self.listed[name] = Listed(entry, mono_s, mono_s)
-                continue
-            if mono_s - known.last_s > limit_s:
-                known.first_s = mono_s
-            known.entry, known.last_s = entry, max(known.last_s, mono_s)
-        gone = [name for name, item in self.listed.items() if mono_s - item.last_s > limit_s]
-        return [self.listed.pop(name) for name in gone]
+                self.listed[name] = Listed(entry, mono_s, mono_s, self._arrival)
+            else:
+                known.entry, known.last_s, known.arrival = entry, max(known.last_s, mono_s), self._arrival
+            self._gone.pop(name, None)
+        oldest = self._arrival - FORGET_PERIODS * cycle
+        gone = [self.listed.pop(name) for name, item in tuple(self.listed.items()) if item.arrival <= oldest]
+        self._gone = {name: last_s for name, last_s in self._gone.items() if last_s >= self._arrivals[0]}
+        self._gone.update(((item.entry.job_name, item.entry.number), item.last_s) for item in gone)
+        return gone
 
     def is_trusted(self, mono_s: float) -> bool:
         """Whether a list that arrived then tells the present."""
@@ -84,20 +105,24 @@ class Listing:
 
     def has_settled(self, cycle: int) -> bool:
         """True once after each gap: when every runtime (`cycle` of them) has sent a list that is trusted."""
-        if self.is_settling and len(self._arrivals) >= cycle:
+        if self.is_settling and self._count_after(self.back_since_s) >= cycle:
             self.is_settling = False
             return True
         return False
 
-    def lacks(self, name: Name, since_s: float, window_s: float, cycle: int) -> bool:
-        """Whether the lists of the last `window_s`, at least two of every runtime, all came without `name`."""
-        if not self._arrivals:
-            return False
+    def lacks(self, name: Name, since_s: float, periods: float, cycle: int) -> bool:
+        """Whether the trusted lists of the last `periods` (at least two) after `since_s` all came without `name`.
+
+        What trusted lists said before a gap stands: in an engine that is heard by fits and starts, too, an end is seen.
+        """
         known = self.listed.get(name)
-        start = max(since_s, self.trusted_from_s, known.last_s if known else -inf)
-        if self._arrivals[-1] - start < window_s:
+        start_s = max(since_s, known.last_s if known else self._gone.get(name, -inf))
+        if not self._arrivals or self._arrivals[-1] - start_s < periods * self.period_s:
             return False
-        return sum(1 for arrival in self._arrivals if arrival > start) >= 2 * cycle
+        return self._count_after(start_s) >= min(max(2, ceil(periods)) * cycle, _ARRIVALS_KEPT)
+
+    def _count_after(self, mono_s: float) -> int:
+        return sum(1 for arrival in self._arrivals if arrival > mono_s)
 
     def alternates(self, source: str, mono_s: float) -> bool:
         """Note who sent telemetry; True when two senders have just taken turns for the fourth time in a minute."""

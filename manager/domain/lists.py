@@ -23,6 +23,8 @@ NEVER_STARTED_PERIODS: Final = 15.0
 DELETE_PAUSE_FENCES: Final = 1.5
 LONGEST_DELETE_PAUSE_S: Final = 300.0
 ZOMBIE_DELETES: Final = 3
+UNDELETED_PERIODS: Final = 60.0
+QUEUED_PERIODS: Final = 300.0
 _ENDED: Final = frozenset({"DEAD", "UNDEPLOYED", "COMPLETED", "FAILED", "STOPPED"})
 
 
@@ -30,12 +32,11 @@ def on_resources(state: ClusterState, node: Node, resources: ResourceList, now_m
     """One list of one runtime that arrived at `mono_s`."""
     findings = Findings()
     live = state.live[node.id]
-    period_s = state.policy.engine_period_ms / 1000
-    live.listing.hear(mono_s, period_s)
+    live.listing.hear(mono_s, state.policy.engine_period_ms / 1000)
     if not live.listing.is_trusted(mono_s):
         return findings
     entries = [entry for entry in resources.entries if entry.status not in _ENDED]
-    for gone in live.listing.take(entries, mono_s, period_s):
+    for gone in live.listing.take(entries, mono_s, lists_per_period(node)):
         _on_gone(state, node, gone, now_ms)
     for entry in entries:
         _on_listed(state, node, entry, now_ms, mono_s, findings)
@@ -86,13 +87,16 @@ def _on_listed(
     live = state.live[node.id]
     findings.usages[key] = usage(entry, node, live)
     found = state.instances[key].find(node.id, None)
-    if found is None or found[1].state in (S.RUNNING, S.STOPPING):
+    if found is None or found[1].state is S.RUNNING:
         return
     placement = found[1]
-    if placement.state is S.SCHEDULED:
-        placed_s = mono_s - (now_ms - placement.since_ms) / 1000
-        if live.listing.listed[entry.job_name, entry.number].first_s < placed_s:
-            return
+    listed = live.listing.listed[entry.job_name, entry.number]
+    since_s = mono_s - (now_ms - placement.since_ms) / 1000
+    if placement.state is S.STOPPING:
+        _on_undeleted(state, node, key, placement, listed, now_ms, mono_s - max(since_s, listed.first_s))
+        return
+    if placement.state is S.SCHEDULED and listed.first_s < since_s:
+        return
     is_starting = entry.status == "INSTANTIATION"
     if is_starting and placement.state is S.STARTING:
         return
@@ -134,6 +138,30 @@ def _on_unplaced(
     )
 
 
+def _on_undeleted(
+    state: ClusterState,
+    node: Node,
+    key: InstanceKey,
+    placement: Placement,
+    listed: Listed,
+    now_ms: int,
+    stays_s: float,
+) -> None:
+    """Listed for `stays_s` while it is to stop. At last it counts as gone, and what is still listed as a zombie.
+
+    An engine whose containerd restarted lists for ever what it can no longer delete; of the DEAD that it said then
+    nothing may have arrived. The older engines delete one after the other: while they do, what waits gets more time.
+    """
+    listing = state.live[node.id].listing
+    silent_s = min(stays_s, (now_ms - listing.ended_at_ms) / 1000)
+    if silent_s < UNDELETED_PERIODS * listing.period_s and stays_s < QUEUED_PERIODS * listing.period_s:
+        return
+    listed.delete_count = max(listed.delete_count, ZOMBIE_DELETES)
+    detail = "the engine went on listing it and never answered a delete"
+    state.apply(key, _observed(node, placement, Seen.ABSENT, detail), now_ms)
+    _on_zombie(state, node, state.instances[key], listed, now_ms)
+
+
 def _on_zombie(state: ClusterState, node: Node, instance: Instance, listed: Listed, now_ms: int) -> None:
     listed.is_zombie = True
     cause = (
@@ -152,14 +180,13 @@ def _on_gone(state: ClusterState, node: Node, gone: Listed, now_ms: int) -> None
 def _on_unlisted(state: ClusterState, node: Node, key: InstanceKey, now_ms: int, mono_s: float) -> None:
     """Close what every list has lacked for long enough."""
     listing = state.live[node.id].listing
-    period_s = state.policy.engine_period_ms / 1000
     for _, placement in tuple(state.instances[key].placements()):
         periods = _absent_periods(placement)
         if placement.node_id != node.id or periods is None:
             continue
         since_s = mono_s - (now_ms - placement.since_ms) / 1000
         name = (placement.spec.name, key.number)
-        if listing.lacks(name, since_s, periods * period_s, lists_per_period(node)):
+        if listing.lacks(name, since_s, periods, lists_per_period(node)):
             detail = "none of the engine's lists holds it"
             state.apply(key, _observed(node, placement, Seen.ABSENT, detail), now_ms)
 

@@ -13,6 +13,7 @@ from standins.engines.judged import JOB, NAME, Judged
 
 S = InstanceState
 FORGOTTEN = "app.test.keep.test"
+GONE = JOB._replace(job_id="65f1a2b3c4d5e6f7a8b9c03f")
 
 
 def kinds(node: Node) -> list[str]:
@@ -54,12 +55,76 @@ def test_delete_is_confirmed_by_absence() -> None:
 
 
 def test_delete_is_not_confirmed_while_it_is_listed() -> None:
-    """What stays listed is not closed, however long it takes."""
+    """What stays listed is not closed for two minutes."""
     engine = Judged()
     engine.running()
     engine.delete()
     engine.run(120, NAME)
     assert engine.instance().state is S.STOPPING
+
+
+def test_no_endless_terminating_of_a_zombie_whose_end_was_never_told() -> None:
+    """After two minutes of deletes it is STOPPED, its node shows a zombie, and it is deleted for as long as listed."""
+    engine = Judged()
+    engine.running()
+    engine.run(4, NAME)
+    engine.delete()
+    engine.run(130, NAME)
+    assert engine.instance().state is S.STOPPED
+    assert "stays listed though it ended" in engine.node.detail
+    assert kinds(engine.node).count("zombie") == 1
+    engine.run(120, NAME)
+    assert [effect.verb for effect in engine.stale] == [Verb.DELETE] * len(engine.stale) != []
+    assert kinds(engine.node).count("zombie") == 1
+    engine.run(20)
+    assert kinds(engine.node).count("zombie_gone") == 1
+
+
+def test_deletes_that_wait_in_the_queue_of_an_engine_are_not_taken_for_zombies() -> None:
+    """Forty deletes of the older engine take 200 s: what waits for its turn is still STOPPING."""
+    engine = Judged()
+    jobs = {f"app.test.s{number}.test": JOB._replace(job_id=f"{number:024x}") for number in range(40)}
+    for name, key in jobs.items():
+        engine.deploy(name, key)
+        engine.say("ACTIVE", name=name)
+    engine.run(4, *jobs)
+    engine.state.delete(list(jobs.values()), "root", engine.now_ms)
+    waiting = list(jobs)
+    while waiting:
+        engine.run(5, *waiting)
+        assert {engine.instance(jobs[name]).state for name in waiting} == {S.STOPPING}
+        engine.say("DEAD", name=waiting.pop(0))
+    assert "zombie" not in kinds(engine.node)
+
+
+@pytest.mark.parametrize("pauses_s", [(11.0,), (2.0, 9.0), (2.0, 2.0, 2.0, 9.0), (6.0, 7.0, 12.0)])
+def test_absence_is_judged_of_an_engine_that_is_slower_than_its_period(pauses_s: tuple[float, ...]) -> None:
+    """Lists that come late for good are no outage each time: what they lack has ended."""
+    engine = Judged("C")
+    engine.running()
+    engine.deploy(FORGOTTEN, GONE)
+    engine.say("CREATED", name=FORGOTTEN)
+    engine.run(4, NAME, FORGOTTEN)
+    engine.delete()
+    for pause_s in pauses_s * (180 // int(sum(pauses_s))):
+        engine.wait(pause_s)
+        engine.hear()
+        engine.send_lists()
+    assert engine.instance().state is S.STOPPED
+    assert engine.instance(GONE).state is S.LOST
+
+
+def test_one_outage_does_not_make_an_engine_slow() -> None:
+    """After two silences of a minute a third one is a gap as well: the lists behind it are not trusted."""
+    engine = Judged("C")
+    engine.running()
+    for _ in range(3):
+        engine.run(8, NAME)
+        engine.wait(60)
+        engine.send_lists()
+        listing = engine.state.live[engine.node_id].listing
+        assert not listing.is_trusted(engine.mono_s)
+        assert listing.period_s == engine.period_s
 
 
 def test_absence_is_judged_over_the_lists_of_all_runtimes() -> None:
@@ -231,7 +296,8 @@ def test_copy_that_was_replaced_during_an_outage_is_deleted_on_return() -> None:
     engine.wait(45)
     engine.hear()
     engine.run(20, NAME)
-    assert [(effect.verb, effect.node_id) for effect in engine.stale] == [(Verb.DELETE, engine.node_id)]
+    assert {(effect.verb, effect.node_id) for effect in engine.stale} == {(Verb.DELETE, engine.node_id)}
+    assert len(engine.stale) <= 2
     assert engine.instance().node_id == other.id
 
 
