@@ -19,6 +19,7 @@ _VERDICTS: Final = (
     Column(title="DETAIL", cell=lambda verdict: verdict["shortfall"]),
 )
 _LAST_EVENTS: Final = 5
+_TOLD: Final = ("PENDING", "REQUESTED", "FAILED", "LOST")
 
 
 def explanation(manager: Manager, name: str) -> Record:
@@ -42,13 +43,16 @@ def show_explanation(record: Mapping[str, Any]) -> None:
     if planning is None:
         out.print("The scheduler does not answer now, so this is what the manager knows.")
     else:
-        _show_planning(planning)
+        if instance["state"] not in _TOLD:  # of what waits for a node the summary tells it
+            _show_counts(planning)
+        if planning["verdicts"]:
+            out.print(table(_VERDICTS, planning["verdicts"]))
     if instance["events"]:
         out.print("\nlast events:")
         out.print(table(columns.EVENTS, instance["events"][-_LAST_EVENTS:]))
 
 
-def _show_planning(planning: Mapping[str, Any]) -> None:
+def _show_counts(planning: Mapping[str, Any]) -> None:
     out = console()
     out.print(f"\n{planning['fitting_count']} of {planning['node_count']} nodes would take it now.")
     for refusal in planning["refusals"]:
@@ -56,5 +60,3 @@ def _show_planning(planning: Mapping[str, Any]) -> None:
         out.print(line, markup=False, soft_wrap=True)
     if planning["smallest_change"]:
         out.print(f"What would help: {printable(planning['smallest_change'])}", markup=False, soft_wrap=True)
-    if planning["verdicts"]:
-        out.print(table(_VERDICTS, planning["verdicts"]))

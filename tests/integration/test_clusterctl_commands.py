@@ -118,7 +118,8 @@ class StandIn(manager_pb2_grpc.ManagerServiceServicer):
 
     async def ExplainInstance(self, request, context):
         self._seen(request)
-        answer = manager_pb2.ExplainInstanceResponse(instance=self.instances[0], summary="It waits for memory.")
+        instance = next(item for item in self.instances if item.key == request.key)
+        answer = manager_pb2.ExplainInstanceResponse(instance=instance, summary="It waits for memory.")
         answer.planning.node_count = 2
         answer.planning.refusals.add(reason="memory", node_count=2, detail="512 MB too little")
         answer.planning.smallest_change = "ask for 512 MB less"
@@ -369,13 +370,17 @@ def test_logs_are_passed_on_byte_for_byte(cli: Cli, manager: StandIn) -> None:
 
 
 def test_an_explanation_says_what_would_help(cli: Cli, manager: StandIn) -> None:
-    """The summary, the counts per reason, and the smallest change."""
+    """What waits is told by the manager's summary and each node's verdict; of what runs, where else it could be too."""
     manager.add_instance(0, instance_pb2.INSTANCE_STATE_PENDING)
     shown = cli("explain", "web/0").stdout
     assert "It waits for memory." in shown
+    assert "edge-0" in shown
+    assert "ruled out by memory" not in shown
+    assert json.loads(cli("explain", "web", "-o", "json").stdout)["planning"]["verdicts"][0]["node_name"] == "edge-0"
+    manager.add_instance(1, instance_pb2.INSTANCE_STATE_RUNNING)
+    shown = cli("explain", "web/1").stdout
     assert "2 ruled out by memory: 512 MB too little" in shown
     assert "What would help: ask for 512 MB less" in shown
-    assert json.loads(cli("explain", "web", "-o", "json").stdout)["planning"]["verdicts"][0]["node_name"] == "edge-0"
 
 
 def test_an_instance_is_described_with_its_spec(cli: Cli, manager: StandIn) -> None:
