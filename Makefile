@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 PROCESSES := manager scheduler gateway worker clusterctl
 PYTEST_ARGS ?=
+# Most tests wait for something: several processes share them, a file at a time.
+PYTEST_PROCESSES ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_CACHE_DIR := $(CURDIR)/.cache/uv
@@ -42,7 +44,7 @@ check: setup ## style, types, imports, protos
 	$(PYTHON) scripts/generate_protos.py --check
 
 test: setup check ## everything: check, then all tests (PYTEST_ARGS narrows them down)
-	$(PYTHON) -m pytest $(PYTEST_ARGS)
+	$(PYTHON) -m pytest $(PYTEST_PROCESSES) $(PYTEST_ARGS)
 
 demo: .venv/.installed ## watch a real cluster come up, run jobs and go away again
 	@$(PYTHON) scripts/demo.py

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import statistics
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from typing import Any, Final
 from bench.figures import Figure
 
 from testbed.cluster import Http
-from testbed.ports import is_listening
+from testbed.ports import free_offset
 from testbed.processes import process
 from testbed.waiting import wait_until
 
@@ -39,7 +38,7 @@ def figures(result: dict[str, Any]) -> list[Figure]:
 
 
 def _once(folder: Path) -> float:
-    offset = _free_offset()
+    offset = free_offset(_PORTS)
     argv = [sys.executable, "-P", "-m", "clusterctl", "up", "--no-worker", "--data-dir", str(folder)]
     http = Http(_GATEWAY + offset)
     began = time.monotonic()
@@ -50,10 +49,3 @@ def _once(folder: Path) -> float:
             raise RuntimeError(up.output())
         up.stop()
     return took_s
-
-
-def _free_offset() -> int:
-    while True:
-        offset = random.randrange(11_000, 21_000)
-        if not any(is_listening(port + offset) for port in _PORTS):
-            return offset

@@ -111,10 +111,11 @@ def _flood(counted: Callable[[], int], send: Callable[[], float], count: int) ->
     before = counted()
     with ThreadPoolExecutor(1) as pool:
         sending = pool.submit(send)
-        while counted() == before:
-            time.sleep(0.001)
         began = time.monotonic()
-        last_at, seen = began, counted() - before
+        while not (seen := counted() - before):
+            began = time.monotonic()
+            time.sleep(0.001)
+        last_at = time.monotonic()
         while seen < count and time.monotonic() - last_at < _QUIET_S:
             time.sleep(_POLL_S)
             now = counted() - before

@@ -188,6 +188,7 @@ class Compose:
         self._environment = {
             **os.environ,
             **IMAGES,
+            "COLUMNS": "200",  # of a narrow listing the names are wrapped
             "DOCKER_HOST": engine.url,
             "DOCKER_SOCKET": str(engine.socket),
             "CLUSTER_IMAGE": "local/cluster:1",

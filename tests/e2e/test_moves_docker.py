@@ -2,7 +2,6 @@
 
 import http.client
 import itertools
-import os
 import threading
 import time
 from collections import Counter
@@ -14,15 +13,14 @@ import pytest
 from testbed.cluster import Cluster, cluster
 from testbed.docker_engine import BUSYBOX, DockerEngine
 from testbed.operating import deploy, move, wait_for_state, wait_until_settled
+from testbed.ports import free_port
 
 MOVES = 100
-PORT = 18_000 + os.getpid() % 2_000
 NODES = {"edge-a": "127.0.0.2", "edge-b": "127.0.0.3"}
-WEB = {
+WEB: dict[str, object] = {
     "image": BUSYBOX,
     "technology": "docker",
     "cmd": ["sh", "-c", "mkdir -p /www && echo hello > /www/index.html && exec httpd -f -p 80 -h /www"],
-    "port": f"{PORT}:80",
     "stop_grace_s": 0,
     "readiness": {"http": {"path": "/", "port": 80}, "interval_s": 0.1, "timeout_s": 1},
 }
@@ -31,7 +29,8 @@ WEB = {
 class Client:
     """Asks the node that answered last, then the other one; a request has failed when both did."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int) -> None:
+        self.port = port
         self.outcomes: Counter[str] = Counter()
         self.failures: list[str] = []
         self.slowest_s = 0.0
@@ -52,7 +51,7 @@ class Client:
             began = time.monotonic()
             errors = []
             for address in tuple(order):
-                error = _ask(address)
+                error = _ask(address, self.port)
                 if not error:
                     order.sort(key=lambda item, best=address: item != best)
                     break
@@ -63,9 +62,9 @@ class Client:
             self.slowest_s = max(self.slowest_s, time.monotonic() - began)
 
 
-def _ask(address: str) -> str:
+def _ask(address: str, port: int) -> str:
     """Why a GET failed; "" where it was answered."""
-    connection = http.client.HTTPConnection(address, PORT, timeout=10.0)
+    connection = http.client.HTTPConnection(address, port, timeout=10.0)
     try:
         connection.request("GET", "/")
         answer = connection.getresponse()
@@ -91,12 +90,13 @@ def pair(docker_engine: DockerEngine) -> Iterator[Cluster]:
 @pytest.mark.timeout(600)
 def test_no_request_fails_during_100_moves(pair: Cluster, record_property: Callable[[str, object], None]) -> None:
     """A client that tries the other node when one refuses sees every request answered during 100 moves."""
-    deploy(pair, "web", **WEB)
+    port = free_port(NODES["edge-a"])
+    deploy(pair, "web", **WEB, port=f"{port}:80")
     found = wait_for_state(pair, "web")
     names = {pair.node(name)["id"]: name for name in NODES}
     order = itertools.cycle(sorted(NODES, key=lambda name: name != names[found["node_id"]]))
     source = next(order)
-    with Client() as client:
+    with Client(port) as client:
         for _ in range(MOVES):
             target = next(order)
             answer = move(pair, "web", source, target)

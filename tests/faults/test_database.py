@@ -9,7 +9,7 @@ from testbed.ledger import Ledger, untouched
 from testbed.mongo_server import MongoServer
 from testbed.waiting import wait_until
 
-pytestmark = [pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.timeout(600)]
 WORKERS = 2
 
 

@@ -11,7 +11,7 @@ from testbed.netns import SpreadCluster, network, scratch_folder, small_disk
 from testbed.requirement import require
 from testbed.waiting import wait_until
 
-pytestmark = [pytest.mark.real("netns"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real("netns"), pytest.mark.timeout(600)]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from testbed.ledger import Ledger, untouched
 from testbed.netns import SpreadCluster
 
-pytestmark = [pytest.mark.real("netns"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real("netns"), pytest.mark.timeout(600)]
 SIDE = ("broker", "manager", "scheduler", "gateway")
 
 

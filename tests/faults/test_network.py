@@ -9,7 +9,7 @@ from testbed.netns import SpreadCluster
 from testbed.operating import causes, copies_of, instance, wait_for_state
 from testbed.waiting import wait_until
 
-pytestmark = [pytest.mark.real("netns"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real("netns"), pytest.mark.timeout(600)]
 
 
 def worker_of(made: SpreadCluster, job_id: str) -> str:

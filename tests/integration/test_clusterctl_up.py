@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 
 from clusterctl.layout import Layout
 from testbed.leftovers import kill_processes_mentioning, processes_mentioning
-from testbed.ports import is_listening
+from testbed.ports import free_offset, is_listening
 from testbed.processes import Process
 from testbed.waiting import wait_until
 
@@ -23,20 +22,12 @@ UP = [sys.executable, "-m", "clusterctl", "up"]
 HELLO = ["--name", "hello", "--technology", "wasm", "--image", "builtin:hello"]
 
 
-def _offset() -> int:
-    """An offset by which every port of a cluster of one worker is free, below those of outgoing connections."""
-    while True:
-        offset = random.randrange(1_000, 22_000)
-        if not any(map(is_listening, Layout(folder=Path(), port_offset=offset).ports.values())):
-            return offset
-
-
 class Up:
     """A cluster of one worker in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.layout = Layout(folder=folder / "data", port_offset=_offset())
+        self.layout = Layout(folder=folder / "data", port_offset=free_offset(Layout(folder=Path()).ports.values()))
         arguments = ["--data-dir", str(self.layout.folder), "--port-offset", str(self.layout.port_offset)]
         self.process = Process([*UP, *arguments], os.environ, folder / "up.log")
 

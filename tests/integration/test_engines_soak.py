@@ -12,7 +12,7 @@ from standins.engines.scene import Scene, scene
 from testbed.waiting import wait_until
 
 pytestmark = pytest.mark.real("mosquitto")
-LONGEST_S = 180.0
+LONGEST_S = 60.0
 
 
 class Chaos:
@@ -117,7 +117,7 @@ class Chaos:
         for engine in self.stage.engines.values():
             for name in engine.containerd.living():
                 copies[name] = copies.get(name, 0) + 1
-        wanted = {f"app.test.s{int(job_id, 16)}.test.instance.0" for job_id in self.wanted}
+        wanted = {_name(job_id) for job_id in self.wanted}
         found += [f"{name} runs {copies.get(name, 0)} times" for name in sorted(wanted) if copies.get(name, 0) != 1]
         found += [f"{name} runs unwanted" for name in sorted(copies.keys() - wanted)]
         states = {item["job_id"]: item["state"] for item in self.stage.cluster.http.instances()}
@@ -131,7 +131,31 @@ class Chaos:
         try:
             wait_until(lambda: not self.problems(), LONGEST_S, 0.5, "every service runs exactly once")
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.problems()}\n{self.stage.cluster.story()}") from None
+            problems = self.problems()
+            text = " ".join(problems)
+            stories = [self.story(job_id) for job_id in sorted(self.wanted | self.unwanted) if self.is_in(job_id, text)]
+            raise AssertionError("\n".join([str(error), *problems, *stories, self.stage.cluster.story()])) from None
+
+    def is_in(self, job_id: str, text: str) -> bool:
+        """Whether a problem is about a job."""
+        return job_id in text or f"{_name(job_id)} " in text
+
+    def story(self, job_id: str) -> str:
+        """What the cluster and the engines know of a job."""
+        shown, name = self.stage.instance(job_id), _name(job_id)
+        lines = [f"{job_id}: {shown['state']} on {shown['node_id']}: {shown['detail']}"]
+        lines += [f"  {event['at']} {event['kind']} {event['state']}: {event['cause']}" for event in shown["events"]]
+        for host, engine in self.stage.engines.items():
+            container = engine.containerd.containers.get(name)
+            told = [verb for verb, payload in list(engine.heard) if name.partition(".instance.")[0].encode() in payload]
+            said = [item.status for item in list(engine.said) if item.name == name]
+            lines.append(f"  {host} ({engine.id}, up {engine.is_up}) has {container}, heard {told}, said {said}")
+        return "\n".join(lines)
+
+
+def _name(job_id: str) -> str:
+    """The container of a job's only instance."""
+    return f"app.test.s{int(job_id, 16)}.test.instance.0"
 
 
 def soak(seconds: float, rounds: int, seed: int) -> None:
@@ -146,7 +170,7 @@ def soak(seconds: float, rounds: int, seed: int) -> None:
             assert stage.crashes() == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_service_runs_exactly_once_after_random_faults() -> None:
     """No engine ever crashes or drops a message; what is wanted runs once, what was deleted is gone."""
     soak(12.0, 1, seed=random.randrange(1000))

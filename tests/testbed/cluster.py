@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import signal
 import sys
 import tempfile
@@ -15,15 +14,13 @@ from typing import Any, Final
 
 from testbed import leftovers
 from testbed.mosquitto import Mosquitto
-from testbed.ports import is_listening
+from testbed.ports import free_port
 from testbed.processes import Process
 from testbed.requirement import available
 from testbed.waiting import wait_until
 
 PARTS: Final = ("broker", "manager", "scheduler", "gateway")
 HOST: Final = "127.0.0.1"
-# Below the range that the kernel takes for outgoing connections: a port stays ours while its process is dead.
-_SERVICE_PORTS: Final = range(21_000, 32_000)
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class Cluster:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
-        self.ports = dict(zip((*PARTS, "metrics"), _free_ports(len(PARTS) + 1), strict=True))
+        self.ports = {part: free_port() for part in (*PARTS, "metrics")}
         self.is_embedded = is_embedded or not available("mosquitto")
         self.http = Http(self.ports["gateway"])
         self.parts: dict[str, Process] = {}
@@ -131,7 +128,7 @@ class Cluster:
         own = {
             "WORKER_NAME": name,
             "WORKER_IP": address,
-            "WORKER_PORT": str(_free_ports(1)[0]),
+            "WORKER_PORT": str(free_port()),
             "WORKER_DATA_DIR": str(self.folder / name),
             "BIND": address,
             "TELEMETRY_INTERVAL_S": "0.5",
@@ -213,15 +210,6 @@ def _working_below(folder: Path) -> Iterator[int]:
         with contextlib.suppress(OSError):
             if entry.readlink().is_relative_to(folder):
                 yield int(entry.parent.name)
-
-
-def _free_ports(count: int) -> list[int]:
-    chosen: list[int] = []
-    while len(chosen) < count:
-        port = random.choice(_SERVICE_PORTS)
-        if port not in chosen and not is_listening(port):
-            chosen.append(port)
-    return chosen
 
 
 @contextlib.contextmanager

@@ -1,12 +1,16 @@
-"""Waiting for a condition; the time-out is a safety net, never an assertion about speed."""
+"""Waiting for a condition; the time-out is a safety net, never an assertion about speed.
+
+Time-outs are written for a quiet machine, and each is granted `PATIENCE` times that: test machines are slow and shared.
+"""
 
 import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
+PATIENCE: Final = 3
 
 
 class ConditionNotMetError(AssertionError):
@@ -15,7 +19,7 @@ class ConditionNotMetError(AssertionError):
 
 def wait_until(predicate: Callable[[], T], timeout: float = 30.0, interval: float = 0.02, what: str = "") -> T:
     """Poll `predicate` until it is truthy and return its value; seconds; raises ConditionNotMetError."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + PATIENCE * timeout
     while not (value := predicate()):
         if time.monotonic() > deadline:
             raise ConditionNotMetError(_story(what or _name(predicate), timeout, value))
@@ -27,7 +31,7 @@ async def wait_until_async(
     predicate: Callable[[], T | Awaitable[T]], timeout: float = 30.0, interval: float = 0.02, what: str = ""
 ) -> T:
     """As `wait_until`, for a plain or an async predicate, without blocking the loop."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + PATIENCE * timeout
     while True:
         result = predicate()
         value: T = await result if inspect.isawaitable(result) else result
@@ -43,4 +47,4 @@ def _name(predicate: Callable[[], object]) -> str:
 
 
 def _story(what: str, timeout: float, value: object) -> str:
-    return f"not within {timeout:g} s: {what} (last value: {value!r})"
+    return f"not within {PATIENCE * timeout:g} s: {what} (last value: {value!r})"
