@@ -67,6 +67,7 @@ class Bridge:
         self.is_connected = False
         self._has_connected = False
         self._is_renewing = False
+        self._ending: asyncio.Task[None] | None = None
         self.failure = "not connected yet"
 
     # Lifetime
@@ -79,7 +80,7 @@ class Bridge:
                 await asyncio.sleep(ECHO_PERIOD_S)
                 await self._watch()
         finally:
-            await asyncio.to_thread(self._stop)
+            await asyncio.to_thread(_end, self._client)
 
     def _make_client(self) -> Client:
         client = BufferedClient(
@@ -105,10 +106,6 @@ class Bridge:
         self._client.connect_async(host, port, KEEPALIVE_S, **options)
         self._client.loop_start()
 
-    def _stop(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-
     async def _watch(self) -> None:
         """Echo to ourselves; a session whose echo stays away is torn down, paho then connects anew."""
         now = time.monotonic()
@@ -123,7 +120,11 @@ class Bridge:
         if self._is_renewing:
             return
         self._is_renewing = True
-        await asyncio.to_thread(self._stop)
+        ending = asyncio.create_task(asyncio.to_thread(_end, self._client), name="mqtt-end")
+        if self.is_connected:
+            await ending
+        else:  # nothing is lost with it, and it may have gone to sleep until its next attempt
+            self._ending = ending
         self._set_connected(False, "connecting anew")
         self._version = version or self._version
         self._client = self._make_client()
@@ -250,6 +251,11 @@ class Bridge:
             properties = _properties(PacketTypes.PUBLISH, MessageExpiryInterval=expiry_s)
         self._client.publish(topic(topic_id, channel), payload, qos=qos, properties=properties)
         return True
+
+
+def _end(client: Client) -> None:
+    client.disconnect()
+    client.loop_stop()
 
 
 def _properties(packet: int, **values: int) -> Properties:
