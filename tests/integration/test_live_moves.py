@@ -170,6 +170,21 @@ async def test_a_restarted_source_worker_knows_that_its_guest_has_gone(
     await wait_until_it_counts(target, NEW)
 
 
+async def test_a_target_worker_that_dies_before_it_tells_where_it_waits_leaves_no_empty_guest(
+    target: UnikernelRuntime, there: Workload, tmp_path: Path
+) -> None:
+    """Nobody will send a guest there: the next worker ends that QEMU instead of calling it running."""
+    await target.receive(there)
+    (tmp_path / "target" / "unikernel" / str(NEW) / "incoming").unlink()
+    await target.close()
+    later = new_runtime(tmp_path / "target")
+    try:
+        assert await later.awaiting(NEW) == ""
+        assert not await later.is_running(NEW)
+    finally:
+        await later.close()
+
+
 async def test_a_restarted_target_worker_goes_on_waiting(
     source: UnikernelRuntime, target: UnikernelRuntime, there: Workload, tmp_path: Path
 ) -> None:

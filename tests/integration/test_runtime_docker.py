@@ -190,6 +190,22 @@ async def test_another_worker_process_finds_it_again(runtime: DockerRuntime, doc
         await stranger.close()
 
 
+async def test_a_container_that_its_worker_did_not_live_to_start_is_started(
+    runtime: DockerRuntime, docker_engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Created, and the worker was killed: the next one starts it, whether the order to start it arrived or not."""
+    with monkeypatch.context() as patch:
+        patch.setattr("docker.models.containers.Container.start", lambda _: None)
+        await run(runtime, workload(cmd=SLEEP))
+    later = DockerRuntime(docker_engine.url, "installation-1")
+    try:
+        assert await later.is_running(REF)
+    finally:
+        await later.close()
+    with docker_engine.client() as client:
+        assert len(client.containers.list(all=True)) == 1
+
+
 async def test_engine_restart_is_tolerated(runtime: DockerRuntime, docker_engine: DockerEngine) -> None:
     """While the engine is away nothing is judged; an end meanwhile is noticed when it is back."""
     await run(runtime, shell("sleep 2; exit 4"))

@@ -10,6 +10,8 @@ import pytest
 from testbed import modules
 from testbed.modules import write
 from testbed.runtimes import REF, end_of, ignore, output_of, run, wait_for_output, workload
+from testbed.waiting import wait_until_async
+from worker.runtime import detached
 from worker.runtime.base import RuntimeFailure
 from worker.runtime.images import ImageCache
 from worker.runtime.wasm import WasmRuntime
@@ -95,6 +97,35 @@ async def test_another_worker_process_finds_it_again(runtime: WasmRuntime, tmp_p
     await later.kill(REF)
     assert (await end_of(later)).code == 137
     assert (await end_of(new_runtime(tmp_path))).code == 137
+
+
+async def test_a_start_that_its_worker_did_not_live_to_see_is_waited_for(
+    runtime: WasmRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker is killed while its process has noted nothing yet: the next one finds it, and starts no second one."""
+    monkeypatch.setattr(detached, "_SHIM", "touch begun; sleep 0.5\n" + detached._SHIM)
+    job = workload(image="builtin:hello", technology="wasm")
+    await runtime.prepare(job, ignore)
+    starting = asyncio.create_task(runtime.start(job))
+    await wait_until_async((tmp_path / "wasm" / str(REF) / "begun").exists)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    later = new_runtime(tmp_path)
+    with pytest.raises(RuntimeFailure, match="has not ended yet"):
+        await new_runtime(tmp_path).start(job)
+    assert await later.is_running(REF)
+    await later.kill(REF)
+    assert (await end_of(later)).code == 137
+    assert not await later.is_running(REF)
+
+
+async def test_a_start_that_came_to_nothing_is_not_waited_for(runtime: WasmRuntime, tmp_path: Path) -> None:
+    """A worker is killed before it started a process: nothing runs, and nobody waits for that."""
+    folder = tmp_path / "wasm" / str(REF)
+    folder.mkdir(parents=True)
+    (folder / "lock").touch()
+    assert not await runtime.is_running(REF)
+    assert not (await end_of(runtime)).is_outcome_known
 
 
 async def test_what_left_no_trace_has_an_unknown_outcome(runtime: WasmRuntime) -> None:

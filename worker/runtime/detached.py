@@ -1,14 +1,16 @@
 """Processes that outlive the worker: each in its own session, found again by pid and start time, its end on disk.
 
 A small `sh` stays between: it notes its own and its child's `/proc/…/stat`, waits, and writes the exit status as a
-file, so that no end is lost while the worker is away. A run's folder
-holds the files boot, shim, child, exit, reason and log, and notes of its runtime.
+file, so that no end is lost while the worker is away. From before it is started until it ends it holds the lock on
+the file `lock`, so that a worker which dies amid a start leaves no process that the next one does not know of. A run's
+folder holds the files lock, boot, shim, child, exit, reason and log, and notes of its runtime.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -32,7 +34,7 @@ note() { IFS= read -r stat < "/proc/$1/stat" && echo "$stat" > "$2.new" && mv "$
 for group in $CLUSTER_WORKER_CGROUPS; do echo $$ > "$group/cgroup.procs"; done
 unset CLUSTER_WORKER_CGROUPS
 note $$ shim
-"$@" &
+"$@" 3<&- &
 child=$!
 note $child child
 wait $child
@@ -73,17 +75,42 @@ class Run:
             await asyncio.sleep(0.005)
 
     def _spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
-        with self.log.open("ab") as log:
+        with self.log.open("ab") as log, (self.folder / "lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RuntimeFailure("its earlier process has not ended yet") from None
+            # A shell gives what it starts in the background an empty standard input: the lock goes in as another file.
             subprocess.run(
-                ["/bin/sh", "-c", '"$@" &', "sh", "/bin/sh", "-c", _SHIM, "shim", *argv],
+                ["/bin/sh", "-c", 'exec 3<&0; "$@" &', "sh", "/bin/sh", "-c", _SHIM, "shim", *argv],
                 cwd=self.folder,
                 env={"PATH": os.environ.get("PATH", os.defpath), **env},
-                stdin=subprocess.DEVNULL,
+                stdin=lock,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 check=True,
             )
+
+    async def settle(self) -> None:
+        """Wait until a start that an earlier worker process began is noted, or has come to nothing."""
+        while self._is_being_started():  # noqa: ASYNC110 - nothing tells when a lock is let go
+            await asyncio.sleep(0.01)
+
+    def _is_being_started(self) -> bool:
+        return not (self.folder / "child").exists() and not self.has_ended and self._is_locked()
+
+    def _is_locked(self) -> bool:
+        try:
+            lock = (self.folder / "lock").open("ab")
+        except OSError:
+            return False
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     @property
     def has_ended(self) -> bool:

@@ -73,8 +73,16 @@ class DockerRuntime:
         await self._call(partial(self._create, workload))
 
     async def is_running(self, ref: Ref) -> bool:
-        """Whether its container runs; an engine that does not answer is waited for."""
+        """Whether its container runs; an engine that does not answer is waited for.
+
+        One that was created and not started is started now: an earlier worker process may have asked for it with its
+        last breath, so that it would start unseen in a moment.
+        """
         container = await self._patiently(partial(self._find, ref))
+        if container is not None and container.attrs["State"]["Status"] == "created":
+            with contextlib.suppress(RuntimeFailure):
+                await self._call(container.start)
+            container = await self._patiently(partial(self._find, ref))
         return container is not None and is_running(container.attrs)
 
     async def wait(self, ref: Ref) -> Exit:

@@ -127,6 +127,7 @@ class UnikernelRuntime(ProcessRuntime):
 
     async def is_running(self, ref: Ref) -> bool:
         """Whether QEMU lives; the session with it is taken up again, and a guest still stopped is let run."""
+        await self._run(ref).settle()
         if self._run(ref).process is None:
             return False
         with contextlib.suppress(OSError, EOFError, TimeoutError, _qmp_error()):
@@ -134,6 +135,9 @@ class UnikernelRuntime(ProcessRuntime):
             status: Any = await _ask(monitor, "query-status")
             if status["status"] == "prelaunch":
                 await _ask(monitor, "cont")
+            if status["status"] == "inmigrate":  # whoever would have told the source where it waits is gone
+                await self.kill(ref)
+                await self._run(ref).wait()
             await self._settle_move(ref, monitor)
         return self._run(ref).process is not None
 

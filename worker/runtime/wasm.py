@@ -63,6 +63,7 @@ class WasmRuntime(ProcessRuntime):
 
     async def is_running(self, ref: Ref) -> bool:
         """Whether the runner lives."""
+        await self._run(ref).settle()
         return self._run(ref).process is not None
 
     async def wait(self, ref: Ref) -> Exit:
