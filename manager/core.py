@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 from cluster.errors import UnavailableError
 from cluster.payloads import ResourceEntry
 from cluster.process import LOG
+from manager.clock import CLOCK
 from manager.dispatcher import Dispatcher
 from manager.domain.aggregate import ClusterState
 from manager.domain.machine import wants_placement
@@ -29,8 +29,8 @@ REARM_MS: Final = 1000
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
+    """Milliseconds since 1970, by a clock that does not jump."""
+    return CLOCK.now_ms()
 
 
 class Core:
@@ -59,6 +59,11 @@ class Core:
 
     def adopt(self, contents: Contents) -> None:
         """Replace memory by what was saved."""
+        histories = [item.events for item in contents.nodes] + [item.events for item in contents.instances]
+        if behind_ms := CLOCK.start_after(max((events[-1].at_ms for events in histories if events), default=0)):
+            LOG.warning(
+                "the machine's clock is behind the newest record; going on from that", behind_s=behind_ms / 1000
+            )
         self.state.restore(contents.nodes, contents.jobs, contents.instances)
         self.history.rebuild(contents.nodes, contents.jobs, contents.instances)
         self.settings = {item.name: item for item in contents.settings}

@@ -9,6 +9,7 @@ from typing import Final
 from cluster.errors import ClusterError
 from cluster.nodes import Dialect
 from cluster.process import LOG
+from manager.clock import CLOCK
 from manager.core import Core, now_ms
 from manager.domain.effects import Effect, Verb
 from manager.domain.engines import exclusions, named
@@ -136,6 +137,7 @@ class Reconciler:
             await asyncio.sleep(TICK_S)
             if self._core.writer.failure:
                 continue
+            self._say_step()
             self._judge_leases()
             heal(self._core.state, now_ms())
             self._ring_alarms()
@@ -168,6 +170,10 @@ class Reconciler:
                 LOG.error("many nodes expired together, re-placement pauses until they are back or removed")
             else:
                 LOG.info("re-placement goes on")
+
+    def _say_step(self) -> None:
+        if step_ms := CLOCK.new_step_ms():
+            LOG.warning("the machine's clock was set; times here follow it at the next start", by_s=step_ms / 1000)
 
     def _ring_alarms(self) -> None:
         at_ms = now_ms()

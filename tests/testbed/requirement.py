@@ -20,7 +20,7 @@ def missing(part: str, reason: str) -> None:
 
 
 def require(part: str) -> None:
-    """Skip (or, in CI, fail) unless `part` is available: mosquitto, docker, qemu, mongo, compose, strace, netns."""
+    """Skip (or, in CI, fail) unless `part` is available: one of those in `_probes`."""
     reason = _probes()[part]()
     if reason:
         missing(part, reason)
@@ -32,7 +32,7 @@ def available(part: str) -> bool:
 
 
 def _probes() -> dict[str, Callable[[], str]]:
-    from testbed import docker_engine, mongo_server, mosquitto, netns, unikernel
+    from testbed import clocks, docker_engine, mongo_server, mosquitto, netns, unikernel
     from testbed.commands import lacking
 
     return {
@@ -43,4 +43,5 @@ def _probes() -> dict[str, Callable[[], str]]:
         "compose": lambda: docker_engine.unavailable() or lacking("docker-compose"),
         "strace": lambda: lacking("strace"),
         "netns": netns.unavailable,
+        "gcc": clocks.unavailable,
     }
