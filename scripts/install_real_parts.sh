@@ -5,14 +5,15 @@ cd "$(dirname "$0")/.."
 
 declare -A package_of=(
   [dockerd]=docker.io [runc]=runc [busybox]=busybox-static [iptables]=iptables [qemu-system-x86_64]=qemu-system-x86
-  [gcc]=gcc [mosquitto]=mosquitto [mosquitto_pub]=mosquitto-clients [docker-compose]=docker-compose [ip]=iproute2
+  [gcc]="gcc libc6-dev" [mosquitto]=mosquitto [mosquitto_pub]=mosquitto-clients [docker-compose]=docker-compose [ip]=iproute2
   [strace]=strace [javac]=openjdk-17-jdk-headless [mvn]=maven
 )
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin DEBIAN_FRONTEND=noninteractive
 
 packages=()
 for program in "${!package_of[@]}"; do
-  command -v "$program" >/dev/null || packages+=("${package_of[$program]}")
+  # shellcheck disable=SC2206 # one program may need several packages
+  command -v "$program" >/dev/null || packages+=(${package_of[$program]})
 done
 if [ ${#packages[@]} -gt 0 ]; then
   as_root=()

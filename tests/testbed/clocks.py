@@ -14,7 +14,13 @@ _CACHE = REPOSITORY / ".cache" / "clock"
 
 def unavailable() -> str:
     """Why the library cannot be built here; empty when it can."""
-    return lacking("gcc")
+    if missing := lacking("gcc"):
+        return missing
+    try:
+        _library()
+    except subprocess.CalledProcessError as error:
+        return f"gcc cannot build it: {error.stderr.decode(errors='replace')[:300]}"
+    return ""
 
 
 class Clock:
@@ -44,6 +50,6 @@ def _library() -> Path:
         with tempfile.TemporaryDirectory(dir=_CACHE) as folder:
             fresh = Path(folder) / "clock.so"
             compiler = [find("gcc") or "gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-            subprocess.run([*compiler, "-o", str(fresh), str(_SOURCE)], check=True)
+            subprocess.run([*compiler, "-o", str(fresh), str(_SOURCE)], check=True, capture_output=True)
             fresh.replace(library)
     return library
