@@ -76,6 +76,13 @@ def _ask(address: str, port: int) -> str:
     return "" if (answer.status, body) == (200, b"hello\n") else f"{answer.status} {body[:50]!r}"
 
 
+def _story(made: Cluster) -> str:
+    """What happened to it, and what the workers said."""
+    events = made.http.get("/api/instances/web/0")["events"][-12:]
+    lines = [f"{event['at']} {event['actor']} {event['kind']} {event['state']}: {event['cause']}" for event in events]
+    return "\n".join([*lines, made.story()])
+
+
 @pytest.fixture
 def pair(docker_engine: DockerEngine) -> Iterator[Cluster]:
     """Two real workers with a container engine behind them."""
@@ -102,7 +109,7 @@ def test_no_request_fails_during_100_moves(pair: Cluster, record_property: Calla
             answer = move(pair, "web", source, target)
             assert answer.status == 200, answer
             found = wait_until_settled(pair, "web")
-            assert names[found["node_id"]] == target, pair.http.get("/api/events?page_size=20")
+            assert names[found["node_id"]] == target, _story(pair)
             source = target
     assert client.failures == []
     assert client.outcomes["at once"] > MOVES
