@@ -38,6 +38,7 @@ T = TypeVar("T")
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger()
 PROGRESS_INTERVAL_S: Final = 1.0
 USAGE_TIMEOUT_S: Final = 3.0
+LOOK_AGAIN_S: Final = 1.0
 
 
 @dataclass(kw_only=True)
@@ -50,7 +51,10 @@ class _Watch:
 
 
 class Effects:
-    """Starts, stops, probes, as tasks of `tasks`; every outcome goes to `tell` as an event."""
+    """Starts, stops, probes, as tasks of `tasks`; every outcome goes to `tell` as an event.
+
+    None of them ends by an exception: trouble with one workload must not end the worker that runs the others.
+    """
 
     tasks: asyncio.TaskGroup
 
@@ -76,14 +80,14 @@ class Effects:
                     watch.is_cancelled = True
                     watch.task.cancel()
                 else:
-                    self.tasks.create_task(self._end(instruction), name=f"stop {ref}")
+                    self._begin(self._end(instruction), f"stop {ref}")
             case HandOver(ref):
-                self.tasks.create_task(self._hand_over(instruction), name=f"hand over {ref}")
+                self._begin(self._hand_over(instruction), f"hand over {ref}")
             case RunProbe(ref):
-                self.tasks.create_task(self._probe(instruction), name=f"probe {ref}")
+                self._begin(self._probe(instruction), f"probe {ref}")
             case Forget(ref):
                 self._specs.pop(ref, None)
-                self.tasks.create_task(self._forget(instruction), name=f"forget {ref}")
+                self._begin(self._forget(instruction), f"forget {ref}")
 
     async def usages(self) -> dict[Ref, Usage]:
         """What everything that runs takes; whoever does not answer in time is left out."""
@@ -95,6 +99,9 @@ class Effects:
                     return await runtime.usage(start.ref) if runtime else None
             except (OSError, TimeoutError, RuntimeFailure):
                 return None
+            except Exception:
+                LOG.exception("its usage cannot be read", instance=str(start.ref))
+                return None
 
         starts = list(self._specs.values())
         found = await asyncio.gather(*(usage(start) for start in starts))
@@ -102,8 +109,7 @@ class Effects:
 
     def _watch(self, start: Start, *, is_new: bool) -> None:
         self._specs[start.ref] = start
-        run = self._run(start) if is_new else self._find(start)
-        task = self.tasks.create_task(run, name=f"instance {start.ref}")
+        task = self.tasks.create_task(self._follow(start, is_new=is_new), name=f"instance {start.ref}")
         watch = self._watches[start.ref] = _Watch(task=task, is_preparing=is_new)
         task.add_done_callback(lambda _: self._unwatch(start.ref, watch))
 
@@ -112,6 +118,26 @@ class Effects:
             del self._watches[ref]
         if watch.is_cancelled and watch.task.cancelled():  # before its first step, so that it could not tell by itself
             self._tell(Exited(ref, Exit(reason="stopped before it was started")))
+
+    def _begin(self, effect: Coroutine[None, None, None], name: str) -> None:
+        async def guarded() -> None:
+            try:
+                await effect
+            except Exception:
+                LOG.exception("failed unexpectedly", what=name)
+
+        self.tasks.create_task(guarded(), name=name)
+
+    async def _follow(self, start: Start, *, is_new: bool) -> None:
+        """From its start, or from where it is found, to its end."""
+        step = self._run(start) if is_new else self._find(start)
+        while True:
+            try:
+                return await step
+            except Exception:
+                LOG.exception("lost sight of it, looking again", instance=str(start.ref))
+            await asyncio.sleep(LOOK_AGAIN_S)
+            step = self._find(start)
 
     async def _run(self, start: Start) -> None:
         ref = start.ref

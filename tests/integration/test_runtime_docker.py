@@ -1,11 +1,13 @@
 """Containers on a real engine."""
 
 import asyncio
+import threading
 import time
 import urllib.request
 from collections.abc import AsyncIterator
 
 import pytest
+from docker.models.containers import ContainerCollection
 
 from testbed.docker_engine import DockerEngine
 from testbed.ports import free_port
@@ -204,6 +206,28 @@ async def test_a_container_that_its_worker_did_not_live_to_start_is_started(
         await later.close()
     with docker_engine.client() as client:
         assert len(client.containers.list(all=True)) == 1
+
+
+async def test_a_container_that_vanishes_is_missed_by_several_threads_at_once(
+    runtime: DockerRuntime, docker_engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its usage, its end and its removal are asked for side by side: each finds it gone, none breaks."""
+    await run(runtime, workload(cmd=SLEEP))
+    await runtime.kill(REF)
+    await end_of(runtime)
+    with docker_engine.client() as client:
+        client.containers.get(runtime._ids[REF]).remove(force=True)
+    both = threading.Barrier(2, timeout=30.0)
+    real = ContainerCollection.get
+
+    def together(self: ContainerCollection, name: str) -> object:
+        try:
+            return real(self, name)
+        finally:
+            both.wait()
+
+    monkeypatch.setattr(ContainerCollection, "get", together)
+    assert await asyncio.gather(*(asyncio.to_thread(runtime._find, REF) for _ in range(2))) == [None, None]
 
 
 async def test_engine_restart_is_tolerated(runtime: DockerRuntime, docker_engine: DockerEngine) -> None:

@@ -243,7 +243,7 @@ class DockerRuntime:
             try:
                 return engine.containers.get(known)
             except docker.errors.NotFound:
-                del self._ids[ref]
+                self._ids.pop(ref, None)  # another thread may have found out as well
                 return None
         labels = [f"{LABEL_REF}={ref}", f"{LABEL_WORKER}={self._installation}"]
         found = engine.containers.list(all=True, filters={"label": labels}, ignore_removed=True)
