@@ -76,10 +76,8 @@ class Run:
 
     def _spawn(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
         with self.log.open("ab") as log, (self.folder / "lock").open("ab") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RuntimeFailure("its earlier process has not ended yet") from None
+            if not _locks(lock.fileno()):
+                raise RuntimeFailure("its earlier process has not ended yet")
             # A shell gives what it starts in the background an empty standard input: the lock goes in as another file.
             subprocess.run(
                 ["/bin/sh", "-c", 'exec 3<&0; "$@" &', "sh", "/bin/sh", "-c", _SHIM, "shim", *argv],
@@ -106,11 +104,7 @@ class Run:
         except OSError:
             return False
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-        return False
+            return not _locks(lock.fileno())
 
     @property
     def has_ended(self) -> bool:
@@ -204,6 +198,17 @@ class Run:
         now = _stat(noted.pid)
         is_same = now is not None and int(now[19]) == noted.start_ticks and now[0] not in ("Z", "X")
         return noted if is_same else None
+
+
+def _locks(file: int) -> bool:
+    """Take the lock on an open file; False while another process has it. Some file systems have no locks: then True."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _stat(pid: int) -> list[str] | None:
