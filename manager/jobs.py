@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from cluster.errors import ConflictError, InvalidInputError, NotFoundError
@@ -17,8 +18,9 @@ MAX_INSTANCES = 10_000
 class Jobs:
     """Changes jobs; the caller waits for the core's commit."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, clock: Callable[[], int] = now_ms) -> None:
         self._core = core
+        self._now_ms = clock
 
     def get(self, job_id: str) -> Job:
         """The job. Raises NotFoundError."""
@@ -38,7 +40,7 @@ class Jobs:
             raise InvalidInputError(f"a job has 0 to {MAX_INSTANCES} instances", field="int_replicas")
         job = self.get(job_id)
         scaling = scale(job, self.instances(job_id), wanted)
-        at_ms = now_ms()
+        at_ms = self._now_ms()
         state = self._core.state
         for number in scaling.added:
             key = InstanceKey(job_id, number)
@@ -58,7 +60,7 @@ class Jobs:
         if spec == job.spec:
             return job
         old = job.spec if job.update is None or job.update.phase is UpdatePhase.FAILED else job.update.old
-        started = begin(job, spec, replace(update, old=old), actor, now_ms())
+        started = begin(job, spec, replace(update, old=old), actor, self._now_ms())
         self._core.state.put_job(started)
         return self.advance(job_id)
 
@@ -67,7 +69,7 @@ class Jobs:
         job = self.get(job_id)
         if job.update is None or job.update.phase is UpdatePhase.FAILED:
             raise ConflictError(f"job {job_id} has no update under way", field="job")
-        changed = controlled(job, phase, actor, now_ms())
+        changed = controlled(job, phase, actor, self._now_ms())
         if changed is not job:
             self._core.state.put_job(changed)
         return self.advance(job_id)
@@ -75,7 +77,7 @@ class Jobs:
     def advance(self, job_id: str) -> Job:
         """Take the next step of an update under way."""
         job = self._core.state.jobs[job_id]
-        at_ms = now_ms()
+        at_ms = self._now_ms()
         taken = step(job, self.instances(job_id), at_ms)
         if taken.job is not job:
             self._core.state.put_job(taken.job)

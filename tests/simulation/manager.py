@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from cluster.errors import UnavailableError
 from cluster.jobs import JobSpec, OnDisconnect
 from cluster.nodes import Registration
+from manager.core import Core
 from manager.dispatcher import Dispatcher
 from manager.domain.aggregate import ClusterState
 from manager.domain.effects import Effect, Verb
 from manager.domain.events import MovePlanned, PlanRefused
 from manager.domain.leases import LeaseRules, judge
 from manager.domain.machine import wants_placement
-from manager.domain.model import InstanceKey, InstanceState, Node, NodeState, Refusal
+from manager.domain.model import InstanceKey, InstanceState, Node, NodeState, Refusal, Update, UpdatePhase
 from manager.domain.observation import came_ready, on_resources, on_state
 from manager.domain.policy import Policy, backoff_ms
 from manager.domain.reconciliation import Rung, apply_verdict, fenced_nodes, heal, ring
+from manager.domain.rolling import MOVING
+from manager.jobs import Jobs
 from simulation.broker import Broker, Message
 from simulation.invariants import check_instance, check_state
 from simulation.loop import Loop
@@ -26,6 +29,7 @@ from worker.records import DeleteAsked, DeployAsked, Ref
 
 POLICY: Final = Policy(retry_cap_ms=20_000, start_deadline_ms=60_000, pending_cap_ms=10_000)
 TICK_S: Final = 1.0
+HEALTH_DEADLINE_MS: Final = 30_000
 Records = dict[tuple[str, Any], Any]
 
 
@@ -70,6 +74,7 @@ class SimManager:
         self._view: dict[str, Any] = {}
         self.dispatcher = Dispatcher(self._find_node, lambda: self._loop.now)
         self.dispatcher.commander = self
+        self.jobs = Jobs(cast("Core", self), self.now_ms)
         self.state = ClusterState(POLICY)
         self._adopt()
         self._every(TICK_S, self._tick)
@@ -203,6 +208,27 @@ class SimManager:
             self.state.apply(key, event, now_ms)
             self.commit()
 
+    def update(self, job_id: str, spec: JobSpec, *, rolls_back: bool) -> None:
+        """A rolling change behind a health gate. Raises ClusterError."""
+        self._require_store()
+        old = self.jobs.get(job_id).spec
+        gate = Update(
+            old=old, phase=UpdatePhase.ROLLING, health_deadline_ms=HEALTH_DEADLINE_MS, rollback_on_failure=rolls_back
+        )
+        self.jobs.update(job_id, spec, gate, "operator")
+        self.commit()
+
+    def is_updating(self, job_id: str) -> bool:
+        """Whether a rolling change is under way, which may yet bring the old specification back."""
+        job = self.state.jobs.get(job_id)
+        return job is not None and job.update is not None and job.update.phase in MOVING
+
+    def cordon(self, node_id: str, *, is_cordoned: bool) -> None:
+        """Raises UnavailableError before anything is changed."""
+        self._require_store()
+        self.state.set_cordoned(node_id, is_cordoned, "operator", self.now_ms())
+        self.commit()
+
     def register(self, registration: Registration, answered: Callable[[str], None]) -> None:
         """Raises ClusterError."""
         self._require_store()
@@ -306,6 +332,7 @@ class SimManager:
         for key in [key for key in self.state.instances if self._is_due(key)]:
             if ring(self.state, key, self.now_ms()) is Rung.WANTS_NODE:
                 self._to_plan[key] = None
+        self.jobs.advance_all()
         self.dispatcher.tick()
         if self.state.dirty:
             self.commit()

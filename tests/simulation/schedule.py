@@ -1,4 +1,4 @@
-"""A random schedule of clients' wishes and of faults, wholly decided by its seed."""
+"""A random schedule of clients' wishes, of operators' and of faults, wholly decided by its seed."""
 
 import random
 from collections.abc import Callable
@@ -77,11 +77,17 @@ def _wish(
     world: World, rng: random.Random, keys: list[InstanceKey], specs: dict[InstanceKey, list[JobSpec]]
 ) -> Callable[[], None]:
     key = rng.choice(keys)
-    kind = rng.choice(("deploy", "deploy", "delete", "move", "move"))
+    kind = rng.choice(("deploy", "deploy", "delete", "move", "move", "update", "drain"))
     if kind == "delete":
         return lambda: world.delete(key)
     if kind == "move":
         return lambda: world.move(key)
+    if kind == "update":
+        spec, rolls_back = rng.choice(specs[key]), rng.random() < 0.7
+        return lambda: world.update(key, spec, rolls_back=rolls_back)
+    if kind == "drain":
+        worker, seconds = rng.choice(world.workers), rng.uniform(5.0, 30.0)
+        return lambda: world.drain(worker, seconds)
     return _deploy(world, key, rng.choice(specs[key]))
 
 

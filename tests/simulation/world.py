@@ -21,6 +21,7 @@ from worker.records import Ref
 
 S = InstanceState
 KEEPALIVE_S = 15.0
+DRAIN_PERIOD_S = 2.0
 
 
 @dataclass(eq=False)
@@ -125,12 +126,45 @@ class World:
         with contextlib.suppress(ClusterError):
             self.manager.move(key)
 
+    def update(self, key: InstanceKey, spec: JobSpec, *, rolls_back: bool) -> None:
+        """An operator changes the job behind a health gate: it will run the new specification, or the old one again."""
+        self.expected[key].changes += 1
+        with contextlib.suppress(ClusterError):
+            self.manager.update(key.job_id, spec, rolls_back=rolls_back)
+            self.expected[key].wishes.append(Wish(spec))
+
+    def drain(self, worker: SimWorker, seconds: float) -> None:
+        """An operator empties a machine, move by move, and gives it back after a while."""
+        ends_s = self.loop.now + seconds
+
+        def step() -> None:
+            if self.loop.now >= ends_s:
+                self.uncordon(worker)
+                return
+            with contextlib.suppress(ClusterError):
+                self.manager.cordon(worker.node_id, is_cordoned=True)
+                for key in tuple(self.manager.state.on_node[worker.node_id]):
+                    self.move(key)
+            self.loop.after(DRAIN_PERIOD_S, step)
+
+        if worker.node_id in self.manager.state.nodes:
+            step()
+
+    def uncordon(self, worker: SimWorker) -> None:
+        """Give a machine back; tried until the manager takes it."""
+        try:
+            if worker.node_id in self.manager.state.nodes:
+                self.manager.cordon(worker.node_id, is_cordoned=False)
+        except ClusterError:
+            self.loop.after(DRAIN_PERIOD_S, lambda: self.uncordon(worker))
+
     def _ask(self, key: InstanceKey, wish: JobSpec | None, call: Callable[[Callable[[bool], None]], None]) -> None:
         expected = self.expected[key]
         mine = Wish(wish)
 
         def answered(is_saved: bool) -> None:
-            if is_saved and mine in expected.wishes:
+            is_final = wish is None or not self.manager.is_updating(key.job_id)
+            if is_saved and is_final and mine in expected.wishes:
                 del expected.wishes[: expected.wishes.index(mine)]
 
         try:
