@@ -11,6 +11,7 @@ from manager.domain.model import Instance, InstanceState
 from manager.domain.refusals import phrase
 
 S = InstanceState
+_ANSWERS: Final = {S.SCHEDULED: "Its node must answer", S.STARTING: "It must run, or get on,"}
 _WAITING: Final = (S.PENDING, S.REQUESTED, S.FAILED, S.LOST)
 
 
@@ -30,13 +31,32 @@ def summary(
     if instance.attempts:
         failed = "The last attempt" if instance.attempts == 1 else f"The last {instance.attempts} attempts"
         sentences.append(f"{failed} failed.")
-    if planning is not None and instance.is_desired and instance.state in _WAITING:
+    sentences.extend(_what_is_next(instance, now_ms))
+    has_next = instance.is_desired and instance.state in _WAITING and not _is_given_up(instance)
+    if planning is not None and has_next:
         sentences.extend(_planning(planning, instance))
     if instance.retry_at_ms is not None and instance.state in _WAITING:
         pause = f"in {max(0, instance.retry_at_ms - now_ms) / 1000:.0f} s"
         sooner = ", or as soon as something changes for the better" if instance.state is S.PENDING else ""
         sentences.append(f"It is tried again {pause}{sooner}.")
     return " ".join(sentences)
+
+
+def _is_given_up(instance: Instance) -> bool:
+    return instance.state in (S.FAILED, S.LOST) and instance.retry_at_ms is None
+
+
+def _what_is_next(instance: Instance, now_ms: int) -> list[str]:
+    """Until when is waited for its node, or that nobody tries any more."""
+    if instance.is_desired and _is_given_up(instance):
+        return ["It is not tried again by itself: deploy it again to start it."]
+    if instance.state is S.STOPPING:
+        return ["The order is repeated until its node says that it is gone."]
+    deadline_ms = instance.current.deadline_ms if instance.current else None
+    if deadline_ms is None or instance.state not in _ANSWERS:
+        return []
+    pause = f"{max(0, deadline_ms - now_ms) / 1000:.0f} s"
+    return [f"{_ANSWERS[instance.state]} within {pause}, or it is placed anew."]
 
 
 def _why_there(instance: Instance) -> str:

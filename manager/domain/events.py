@@ -74,7 +74,8 @@ class MovePlanned:
 class Observed:
     """A node told of a placement; `generation` None from nodes that tell none.
 
-    `has_given_up`: the node itself starts what fails again, and this was the last of its attempts.
+    `has_given_up`: the node itself starts what fails again, and this was the last of its attempts. `is_news`: nothing
+    that this worker told was later, so that its words hold now.
     """
 
     node_id: str
@@ -84,6 +85,7 @@ class Observed:
     detail: str = ""
     exit_code: int | None = None
     has_given_up: bool = False
+    is_news: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

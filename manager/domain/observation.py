@@ -66,7 +66,7 @@ def seen_of(status: str) -> Seen:
     return seen
 
 
-def observed(node: Node, report: StateReport | ResourceEntry) -> Observed:
+def observed(node: Node, report: StateReport | ResourceEntry, *, is_news: bool) -> Observed:
     """A report as an event of the life cycle. An entry of a list without a status means that it runs."""
     seen = seen_of(report.status or "RUNNING")
     return Observed(
@@ -77,6 +77,7 @@ def observed(node: Node, report: StateReport | ResourceEntry) -> Observed:
         detail=report.detail,
         exit_code=report.exit_code,
         has_given_up=seen is Seen.FAILED and node.registration.dialect is Dialect.WORKER,
+        is_news=is_news,
     )
 
 
@@ -97,8 +98,8 @@ def came_ready(state: ClusterState, node: Node, now_ms: int) -> list[Effect]:
 
 def on_state(state: ClusterState, node: Node, report: StateReport, now_ms: int) -> Findings:
     """A change of one instance. Raises InvalidInputError for a status that nobody uses."""
-    event = observed(node, report)
     live = state.live[node.id]
+    event = observed(node, report, is_news=report.sequence is not None and report.sequence > live.last_sequence)
     if report.sequence is not None:
         live.last_sequence = max(live.last_sequence, report.sequence)
     if not node.has_reported:
@@ -131,7 +132,9 @@ def _hand_over(state: ClusterState, node: Node, report: StateReport, findings: F
 
 def on_resources(state: ClusterState, node: Node, resources: ResourceList, now_ms: int) -> Findings:
     """A list of what runs, or a whole inventory. Raises InvalidInputError before anything is changed."""
-    events = [observed(node, entry) for entry in resources.entries]
+    last = state.live[node.id].last_sequence
+    is_news = resources.is_inventory and resources.sequence is not None and resources.sequence >= last
+    events = [observed(node, entry, is_news=is_news) for entry in resources.entries]
     findings = Findings()
     for entry, event in zip(resources.entries, events, strict=True):
         key = _key_of(state, node, entry)

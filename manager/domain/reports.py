@@ -15,6 +15,7 @@ from manager.domain.policy import Policy
 from manager.domain.steps import S, drop_successor, give_up_or_retry, note, promote, settle, stopping
 
 _FORWARD: Final = {S.SCHEDULED: 0, S.STARTING: 1, S.UNKNOWN: 2, S.RUNNING: 3, S.STOPPING: 4}
+_TROUBLES: Final = ("restarting", "told")
 _REPORTS: Final = {
     Seen.STARTING: "its worker reports that it starts",
     Seen.RUNNING: "its worker reports that it runs",
@@ -57,9 +58,9 @@ def _observe_alive(
 ) -> Instance:
     state = S.RUNNING if event.seen is Seen.RUNNING else S.STARTING
     if _FORWARD[state] < _FORWARD[placement.state] and placement.state is not S.UNKNOWN:
-        return instance
+        return _listen(instance, role, event, now_ms)
     if state is placement.state:
-        return _extend(instance, role, placement, event, now_ms, policy)
+        return _listen(_extend(instance, role, placement, event, now_ms, policy), role, event, now_ms)
     had_deadline = placement.deadline_ms is not None or placement.state is S.UNKNOWN
     deadline = now_ms + policy.start_deadline_ms if state is S.STARTING and had_deadline else None
     has_run = placement.has_run or state is S.RUNNING
@@ -72,11 +73,34 @@ def _observe_alive(
     return note(instance, now_ms, event.actor, kind, event.detail or _REPORTS[event.seen], event.node_id)
 
 
+def _listen(instance: Instance, role: Role, event: Observed, now_ms: int) -> Instance:
+    """What the worker says of the current copy while its state stays: that it failed and is tried again, is not ready.
+
+    While it starts only the latest words are kept, for they may be the progress of a download; afterwards all of them.
+    """
+    if role is not Role.CURRENT or instance.successor or not event.is_news:
+        return instance
+    words = event.detail or _REPORTS[event.seen]
+    if instance.state is S.STARTING:
+        return instance if instance.detail == words else replace(instance, detail=words)
+    last = next((item for item in reversed(instance.events) if item.actor == event.actor), None)
+    is_well = event.seen is Seen.RUNNING and not event.detail
+    if last is None or last.cause == words or (is_well and last.kind not in _TROUBLES):
+        return instance
+    kind = "running" if is_well else "told" if event.seen is Seen.RUNNING else "restarting"
+    return note(instance, now_ms, event.actor, kind, words, event.node_id)
+
+
 def _extend(
     instance: Instance, role: Role, placement: Placement, event: Observed, now_ms: int, policy: Policy
 ) -> Instance:
-    """A repeated STARTING is progress and extends the deadline, saved at most once in a while; anything else is old."""
+    """A repeated STARTING is progress and extends the deadline, saved at most once in a while; anything else is old.
+
+    A worker of ours tells how far it is: the same words again are no progress.
+    """
     if placement.state is not S.STARTING or placement.deadline_ms is None:
+        return instance
+    if event.is_news and role is Role.CURRENT and event.detail == instance.detail:
         return instance
     deadline = now_ms + policy.start_deadline_ms
     if deadline - placement.deadline_ms < policy.start_deadline_ms // 20:

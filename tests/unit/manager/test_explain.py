@@ -27,6 +27,12 @@ EXPLAINED = {
     "register one. It is tried again in 12 s, or as soon as something changes for the better.",
     "failed": "web (j/0) is FAILED: its worker reports that it failed. The last 3 attempts failed. "
     "2 of 3 nodes would take it now. It is tried again in 12 s.",
+    "given up": "web (j/0) is FAILED: its worker reports that it failed. The last 3 attempts failed. "
+    "It is not tried again by itself: deploy it again to start it.",
+    "starting": "web (j/0) is STARTING: not ready: refused. It is on node edge-1. "
+    "It must run, or get on, within 90 s, or it is placed anew.",
+    "stopping": "web (j/0) is STOPPING: deletion was requested. It is on node edge-1. "
+    "The order is repeated until its node says that it is gone.",
     "stopped": "web (j/0) is STOPPED: nothing of it is left on any node.",
 }
 
@@ -64,6 +70,11 @@ RUNNING = _instance(
 PENDING = _instance(InstanceState.PENDING, no_node([Refusal(reason="ready", node_count=2, detail="edge-1 is down")]))
 WAITING = replace(PENDING, retry_at_ms=NOW_MS + 12_000)
 FAILED = _instance(InstanceState.FAILED, "its worker reports that it failed", attempts=3, retry_at_ms=NOW_MS + 12_000)
+PLACED = Placement(
+    node_id="n1", generation=1, spec=SPEC, state=InstanceState.STARTING, since_ms=0, deadline_ms=NOW_MS + 90_000
+)
+STARTING = _instance(InstanceState.STARTING, "not ready: refused", current=PLACED)
+STOPPING = _instance(InstanceState.STOPPING, "deletion was requested", is_desired=False, current=PLACED)
 STOPPED = _instance(InstanceState.STOPPED, "nothing of it is left on any node", is_desired=False)
 
 
@@ -75,6 +86,9 @@ STOPPED = _instance(InstanceState.STOPPED, "nothing of it is left on any node", 
         (WAITING, None, "unplanned"),
         (WAITING, _planning(change="no node is registered: register one"), "empty"),
         (FAILED, _planning(DOWN, fitting=2), "failed"),
+        (replace(FAILED, retry_at_ms=None), _planning(DOWN, fitting=2), "given up"),
+        (STARTING, _planning(fitting=3), "starting"),
+        (STOPPING, _planning(fitting=3), "stopping"),
         (STOPPED, _planning(fitting=3), "stopped"),
     ],
     ids=list(EXPLAINED),

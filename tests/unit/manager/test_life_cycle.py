@@ -74,6 +74,38 @@ def test_within_a_generation_states_only_move_forward() -> None:
     assert life.instance is life.see(Seen.STARTING).instance
 
 
+def test_a_crash_loop_is_told_while_the_worker_tries_again() -> None:
+    """The state stays, the words and the history say what happens; the same words again add nothing."""
+    life = Life().run().see(Seen.STARTING, detail="it trapped; next try in 4.0 s", is_news=True)
+    assert (life.state, life.instance.detail) == (S.RUNNING, "it trapped; next try in 4.0 s")
+    assert life.instance.events[-1].kind == "restarting"
+    assert life.instance is life.see(Seen.STARTING, detail="it trapped; next try in 4.0 s", is_news=True).instance
+    assert life.see(Seen.RUNNING, is_news=True).instance.detail == "its worker reports that it runs"
+    assert life.instance is life.see(Seen.RUNNING, is_news=True).instance
+
+
+def test_the_same_words_again_are_no_progress() -> None:
+    """What is never ready misses its deadline, however often its worker's inventory says so."""
+    life = Life().place().see(Seen.STARTING)
+    for _ in range(3):
+        life.wait(300).see(Seen.STARTING, detail="not ready: refused", is_news=True).deadline()
+    assert life.state is S.FAILED
+
+
+def test_a_late_word_about_a_crash_is_not_told() -> None:
+    """What was said before something that is known already holds no more."""
+    life = Life().run()
+    assert life.instance is life.see(Seen.STARTING, detail="try 2").instance
+
+
+def test_why_it_is_not_ready_is_told_without_filling_the_history() -> None:
+    """While it starts the latest words count."""
+    life = Life().place().see(Seen.STARTING)
+    count = len(life.instance.events)
+    life.see(Seen.STARTING, detail="not ready: refused", is_news=True)
+    assert (life.instance.detail, len(life.instance.events)) == ("not ready: refused", count)
+
+
 def test_unknown_and_running_alternate() -> None:
     """A node that is not heard makes it UNKNOWN, its next report RUNNING again, in the same generation."""
     life = Life(on_disconnect=OnDisconnect.KEEP).run()
