@@ -11,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 from cluster.process import ProcessSettings
 
 _QUOTES: Final = ("'", '"')
+_REMEDY: Final = "write SYSTEM_MANAGER_URL as host, host:port or http://host:port"
 
 
 def _unquoted(value: Any) -> Any:
@@ -95,10 +96,14 @@ class RootSettings(ProcessSettings):
         text = self.system_manager_url
         if "://" not in text:
             text = f"http://[{text}]" if text.count(":") > 1 and not text.startswith("[") else f"http://{text}"
-        parts = urlsplit(text)
+        try:
+            parts = urlsplit(text)
+            port = parts.port or self.system_manager_port
+        except ValueError as error:
+            raise ValueError(f"{_REMEDY}: {error}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or " " in parts.hostname:
-            raise ValueError("write SYSTEM_MANAGER_URL as host, host:port or http://host:port")
-        return parts.scheme, parts.hostname, parts.port or self.system_manager_port
+            raise ValueError(_REMEDY)
+        return parts.scheme, parts.hostname, port
 
 
 def _bracketed(host: str) -> str:

@@ -82,7 +82,7 @@ def test_root_is_a_host_a_host_with_port_or_a_url(url: str, http: str, grpc: str
     assert (settings.base_url, settings.grpc_address) == (http, grpc)
 
 
-@pytest.mark.parametrize("url", ["ftp://root", "http://", "a b"])
+@pytest.mark.parametrize("url", ["ftp://root", "http://", "a b", "root:abc", "root:99999", "http://[::1"])
 def test_what_is_no_address_is_said(url: str) -> None:
     """An address that cannot be one raises with the remedy."""
     with pytest.raises(ValueError, match="SYSTEM_MANAGER_URL"):
