@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
+from cluster.errors import ConflictError
 from cluster.jobs import JobSpec
 from manager.domain.model import MAX_EVENTS, Event, Instance, InstanceState, Job, Update, UpdatePhase
 
+SETTLE_MS: Final = 2_000
+CRASH_MEMORY_MS: Final = 60_000
 MOVING = (UpdatePhase.ROLLING, UpdatePhase.ROLLING_BACK)
 
 
@@ -34,7 +38,7 @@ def step(job: Job, instances: Sequence[Instance], now_ms: int) -> Step:
     target = target_of(job, update)
     desired = [item for item in instances if item.is_desired]
     waiting = [item for item in desired if item.spec != target]
-    unhealthy = [item for item in desired if item.spec == target and item.state is not InstanceState.RUNNING]
+    unhealthy = [item for item in desired if item.spec == target and not _is_healthy(item, now_ms)]
     began = {number: at_ms for number, at_ms in update.began if number in {item.key.number for item in unhealthy}}
     late = [item for item in unhealthy if _is_bad(item, began.get(item.key.number, now_ms), update, now_ms)]
     if late and update.phase is UpdatePhase.ROLLING:
@@ -57,9 +61,23 @@ def target_of(job: Job, update: Update) -> JobSpec:
     return update.old if update.phase is UpdatePhase.ROLLING_BACK else job.spec
 
 
+def _is_healthy(instance: Instance, now_ms: int) -> bool:
+    """It has run for a moment, so that what ends as soon as it starts is not taken for well."""
+    current = instance.current
+    if current is None or instance.state is not InstanceState.RUNNING or now_ms - current.since_ms < SETTLE_MS:
+        return False
+    return not _has_crashed(instance, now_ms)
+
+
+def _has_crashed(instance: Instance, now_ms: int) -> bool:
+    """Its worker had to start this copy again, not long ago."""
+    since_ms = max(instance.current.since_ms if instance.current else now_ms, now_ms - CRASH_MEMORY_MS)
+    return any(event.kind == "restarting" and event.at_ms >= since_ms for event in instance.events)
+
+
 def _is_bad(instance: Instance, began_ms: int, update: Update, now_ms: int) -> bool:
     has_failed = instance.state is InstanceState.FAILED
-    return has_failed or now_ms - began_ms > update.health_deadline_ms
+    return has_failed or _has_crashed(instance, now_ms) or now_ms - began_ms > update.health_deadline_ms
 
 
 def _failed(job: Job, update: Update, instance: Instance, now_ms: int) -> Job:
@@ -85,9 +103,13 @@ def _noted(job: Job, actor: str, kind: str, cause: str, now_ms: int) -> Job:
 
 
 def controlled(job: Job, phase: UpdatePhase, actor: str, now_ms: int) -> Job:
-    """The job with its update paused, resumed or rolled back by hand."""
+    """The job with its update paused, resumed or rolled back by hand. Raises ConflictError while it is rolled back."""
     if job.update is None or job.update.phase is phase:
         return job
+    if job.update.phase is UpdatePhase.ROLLING_BACK:
+        raise ConflictError(
+            f"job {job.id} is being rolled back, which is neither paused nor resumed: update it anew", field="control"
+        )
     cause = f"{actor} asked for it"
     changed = replace(job, update=replace(job.update, phase=phase, began=(), detail=cause))
     return _noted(changed, actor, f"update_{phase.value}", cause, now_ms)
