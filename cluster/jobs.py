@@ -11,6 +11,7 @@ from typing import Final
 TECHNOLOGIES: Final = ("docker", "unikernel", "wasm")
 DEFAULT_STOP_GRACE_S: Final = 10.0
 DEFAULT_STOP_AFTER_S: Final = 60.0
+MIN_STOP_AFTER_S: Final = 3.0  # leases come every 2 s: a worker would take its deploy for too late
 
 
 class RestartPolicy(StrEnum):

@@ -7,7 +7,7 @@ from typing import Final
 
 from cluster.documents import JOB_ID, NAME
 from cluster.errors import InvalidInputError
-from cluster.jobs import TECHNOLOGIES, JobSpec
+from cluster.jobs import MIN_STOP_AFTER_S, TECHNOLOGIES, JobSpec, OnDisconnect
 from cluster.v1 import instance_pb2
 from manager.domain.model import InstanceKey
 
@@ -51,6 +51,16 @@ def checked_spec(spec: JobSpec, field: str) -> JobSpec:
         )
     if any(amount < 0 for amount in vars(spec.demand).values() if amount is not None):
         raise InvalidInputError("amounts must not be negative", field=f"{field}.demand")
+    if spec.on_disconnect is OnDisconnect.STOP_AFTER and spec.stop_after_s < MIN_STOP_AFTER_S:
+        raise InvalidInputError(
+            f"stop_after_s must be at least {MIN_STOP_AFTER_S:g}: leases come too seldom for less",
+            field=f"{field}.stop_after",
+        )
+    for name, probe in (("liveness", spec.liveness), ("readiness", spec.readiness)):
+        if probe is not None and probe.command and not probe.command[0]:
+            raise InvalidInputError(
+                "the first word of an exec probe is the program to run: it must not be empty", field=f"{field}.{name}.exec"
+            )
     return spec
 
 
