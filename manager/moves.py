@@ -35,11 +35,18 @@ class Mover:
             raise NotFoundError(f"there is no instance {job_id}/{number}", field="instance_number")
         here = [item for item in found if item.is_desired and source_id in ("", item.node_id)]
         if not here:
-            raise ConflictError(f"no instance of job {job_id} is on node {source!r}", field="node_from")
+            raise ConflictError(
+                f"no instance of job {job_id} is on node {source!r}: {', '.join(map(self._where, found[:8]))}",
+                field="node_from",
+            )
         if len(here) > 1:
             given = ", ".join(str(item.key.number) for item in here)
             raise InvalidInputError(f"several instances are meant: give one of {given}", field="instance_number")
         return here[0]
+
+    def _where(self, instance: Instance) -> str:
+        node = self._core.state.nodes.get(instance.node_id)
+        return f"{instance.key} is {instance.state}" + (f" on {node.name}" if node else "")
 
     def already_moved(self, job_id: str, number: int | None, source: str, target: str) -> Instance | None:
         """The instance that a repeated call has moved before: it is, or is going to be, on the target."""
