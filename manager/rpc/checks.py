@@ -59,7 +59,7 @@ def checked_spec(spec: JobSpec, field: str) -> JobSpec:
     for name, probe in (("liveness", spec.liveness), ("readiness", spec.readiness)):
         if probe is not None and probe.command and not probe.command[0]:
             raise InvalidInputError(
-                "the first word of an exec probe is the program to run: it must not be empty", field=f"{field}.{name}.exec"
+                "the first word of an exec probe is its program: it must not be empty", field=f"{field}.{name}.exec"
             )
     return spec
 
