@@ -139,7 +139,7 @@ def _instance(era: Era, item: ReportedInstance) -> Document:
     }
     document |= _usage_r3(item) if era is Era.R3 else _usage_r1(item)
     if era is not Era.R1:
-        document["logs"] = ""
+        document["logs"] = item.usage.logs[-MAX_DETAIL:] if item.usage else ""
     return document | {
         "worker_id": item.node.id if item.node else "",
         "host_ip": registration.ip if registration else "",

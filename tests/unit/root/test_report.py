@@ -83,6 +83,16 @@ def test_stand_in_root_finds_no_fault(era: Era, state: InstanceState) -> None:
     assert data.faults == []
 
 
+@pytest.mark.parametrize("era", [Era.R2, Era.R3])
+def test_last_words_of_an_engine_are_passed_on(era: Era) -> None:
+    """The dashboard's log view shows what an engine sent, the newest 1,024 characters of it."""
+    usage = ResourceEntry(job_name="web", number=0, logs="old" + "n" * 1023 + "!")
+    told = replace(_reported(_running()), usage=usage)
+    job = ReportedJob(id=JOB_ID, name="web", members=[_running()], reported=[told])
+    [shown] = report_body(era, Totals(), [job])["jobs"][0]["instance_list"]
+    assert shown["logs"] == "n" * 1023 + "!"
+
+
 def test_undecided_root_is_told_no_jobs_and_both_namings() -> None:
     """R2 and R3 read the numbers that they know; neither order deletes for jobs."""
     body = report_body(Era.UNDECIDED, Totals(core_count=4, memory_mb=100), [_job(_running())])
