@@ -98,9 +98,10 @@ class NodeWentDown:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeCameBack:
-    """A node that sends no inventory is heard again: what ran there is taken to run still.
+    """A node is heard again. Of one that sends no inventory, what ran there is taken to run still.
 
-    What never ran there is told anew; `deadline_ms` is when its first answer is due (None: whenever).
+    What never ran there, as far as is known, is told anew; `deadline_ms` is when its first answer is due (None:
+    whenever).
     """
 
     node_id: str

@@ -15,7 +15,7 @@ from cluster.payloads import ResourceEntry, ResourceList, StateReport
 from manager.domain.aggregate import ClusterState
 from manager.domain.effects import Effect, Verb
 from manager.domain.events import NodeCameBack, Observed, Seen
-from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeState
+from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeState, Placement
 
 _SEEN: Final = {
     "INSTANTIATION": Seen.STARTING,
@@ -198,11 +198,17 @@ def _on_inventory(state: ClusterState, node: Node, resources: ResourceList, now_
         for _, placement in tuple(state.instances[key].placements()):
             is_settled = placement.node_id == node.id and placement.state is not InstanceState.SCHEDULED
             if is_settled and (key.job_id, key.number, placement.generation) not in held:
-                event = Observed(
-                    node_id=node.id,
-                    generation=placement.generation,
-                    seen=Seen.ABSENT,
-                    actor=f"worker:{node.name}",
-                    detail="the worker's inventory does not hold it",
-                )
-                state.apply(key, event, now_ms)
+                state.apply(key, _missing(state, node, placement, now_ms), now_ms)
+
+
+def _missing(state: ClusterState, node: Node, placement: Placement, now_ms: int) -> NodeCameBack | Observed:
+    """What the node lacks is gone, unless its deploy was under way when the node fell silent: then it still is."""
+    if placement.state is InstanceState.UNKNOWN and not placement.has_run:
+        return NodeCameBack(node_id=node.id, deadline_ms=state.first_deadline_ms(node.id, now_ms))
+    return Observed(
+        node_id=node.id,
+        generation=placement.generation,
+        seen=Seen.ABSENT,
+        actor=f"worker:{node.name}",
+        detail="the worker's inventory does not hold it",
+    )

@@ -53,7 +53,7 @@ def _lose(instance: Instance, cause: str, now_ms: int) -> Instance:
 
 
 def node_back(instance: Instance, event: NodeCameBack, now_ms: int, policy: Policy) -> Instance:
-    """A node without inventories is heard again: what ran there is taken to run still."""
+    """A node is heard again: what ran there is taken to run still, what never ran is on its way again."""
     current = instance.current
     if current is None or current.node_id != event.node_id or current.state is not S.UNKNOWN:
         return instance

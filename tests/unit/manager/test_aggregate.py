@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from cluster.errors import AlreadyExistsError, ConflictError
-from cluster.jobs import Resources
+from cluster.jobs import OnDisconnect, Resources
 from cluster.nodes import Dialect, Registration
+from cluster.payloads import ResourceList, StateReport
 from manager.domain.aggregate import ClusterState
 from manager.domain.leases import Verdict
 from manager.domain.model import InstanceKey, InstanceState, Node, NodeState
-from manager.domain.observation import came_ready
+from manager.domain.observation import came_ready, on_resources, on_state
 from manager.domain.policy import Policy
 from manager.domain.reconciliation import Rung, apply_verdict, fenced_nodes, heal, ring
 from simulation.invariants import check_state
@@ -40,6 +41,31 @@ def _ready(state: ClusterState, name: str = "n1", **facts: Any) -> Node:
 
 def _down(state: ClusterState, node: Node) -> None:
     apply_verdict(state, Verdict(node_id=node.id, state=NodeState.DOWN, cause="no telemetry"), NOW)
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_a_deploy_under_way_is_still_under_way_when_its_node_returns(has_run: bool) -> None:
+    """Its inventory cannot hold it yet, so nothing is placed elsewhere beside it; what ran and is missing is gone."""
+    state = _state()
+    node = _ready(state)
+    state.deploy([(KEY, spec(on_disconnect=OnDisconnect.STOP_AFTER))], "root", NOW)
+    assert state.place(KEY, node.id, NOW) == ""
+    placed = state.instances[KEY].current
+    assert placed is not None
+    if has_run:
+        report = StateReport(job_id="job", job_name="job", number=0, generation=placed.generation, status="RUNNING")
+        on_state(state, node, report, NOW)
+    _down(state, node)
+    assert state.instances[KEY].state is S.UNKNOWN
+    came_ready(state, node, NOW)
+    on_resources(state, node, ResourceList(entries=(), is_inventory=True, sequence=1), NOW)
+    found = state.instances[KEY]
+    if has_run:
+        assert (found.state, found.current) == (S.LOST, None)
+    else:
+        assert found.current is not None
+        assert (found.state, found.current.generation) == (S.SCHEDULED, placed.generation)
+        assert found.current.deadline_ms == NOW + state.policy.schedule_deadline_ms
 
 
 def test_an_id_is_stable_by_name() -> None:
