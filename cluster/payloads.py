@@ -21,6 +21,8 @@ from cluster.nodes import Dialect
 
 MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 MAX_TEXT: Final = 1024
+MOST: Final = 2.0**62  # amounts are shown as signed integers of 64 bits
+LARGEST_EXIT_CODE: Final = 2**31 - 1
 ANY_SOURCE: Final = "any"
 COMMANDS: Final = ("deploy", "delete", "move", "replicate")
 
@@ -109,6 +111,11 @@ class Command:
     beat: str = ""
 
 
+def bounded_exit_code(value: int) -> int:
+    """An exit code within 32 bits with sign: WebAssembly and containerd know larger ones, as for an unknown end."""
+    return min(max(value, -LARGEST_EXIT_CODE - 1), LARGEST_EXIT_CODE)
+
+
 def parse_object(payload: bytes) -> dict[str, Any]:
     """The JSON object in an MQTT payload of at most 1 MiB. Raises InvalidInputError or TooLargeError."""
     if len(payload) > MAX_PAYLOAD_BYTES:
@@ -139,11 +146,11 @@ def parse_information(payload: bytes, dialect: Dialect) -> Telemetry:
     memory = _number(body, "memory_percent") if is_in_megabytes else _number(body, "memory")
     if cpu is None and memory is None and free is None:
         raise InvalidInputError("neither cpu nor memory is there", field="cpu")
-    free_mb = None if free is None else _finite(free, "memory_free_in_MB")
+    free_bytes = None if free is None else _finite(_finite(free, "memory_free_in_MB") * MEBIBYTE, "memory_free_in_MB")
     return Telemetry(
         cpu_percent=_percent(cpu),
         memory_percent=_percent(memory),
-        memory_free_bytes=None if free_mb is None else int(free_mb * MEBIBYTE),
+        memory_free_bytes=None if free_bytes is None else int(free_bytes),
         beat=_optional_text(body, "beat"),
         source=_source(body) if dialect.is_engine else "",
     )
@@ -169,7 +176,7 @@ def parse_state(payload: bytes) -> StateReport:
         detail=_optional_text(body, "status_detail"),
         job_id=_optional_text(body, "job_id"),
         generation=_optional_integer(body, "generation"),
-        exit_code=_optional_integer(body, "exit_code"),
+        exit_code=_exit_code(body),
         sequence=_optional_integer(body, "sequence"),
         at_ms=_optional_integer(body, "at_ms"),
         incoming=_optional_text(body, "incoming"),
@@ -231,13 +238,13 @@ def _number(body: Mapping[str, Any], key: str) -> float | None:
 
 
 def _finite(value: object, key: str) -> float:
-    """Numbers also come as strings, in the documented samples too."""
+    """Numbers also come as strings, in the documented samples too. What no machine has is no number of one."""
     try:
         number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
-        raise InvalidInputError(f"{key} is not a number", field=key)
+    if not abs(number) <= MOST:
+        raise InvalidInputError(f"{key} is not a number up to 2^62", field=key)
     return number
 
 
@@ -273,6 +280,11 @@ def _optional_integer(body: Mapping[str, Any], key: str) -> int | None:
     return value
 
 
+def _exit_code(body: Mapping[str, Any]) -> int | None:
+    value = _optional_integer(body, "exit_code")
+    return None if value is None else bounded_exit_code(value)
+
+
 def _lenient(body: Mapping[str, Any], key: str) -> float | None:
     try:
         return _number(body, key)
@@ -283,7 +295,7 @@ def _lenient(body: Mapping[str, Any], key: str) -> float | None:
 def _entry(item: Mapping[str, Any]) -> ResourceEntry:
     memory = _lenient(item, "memory_bytes" if "memory_bytes" in item else "memory")
     share = _lenient(item, "memory_percent")
-    if share is not None and share > 1:  # engines fall back to bytes, and unikernels always send them
+    if share is not None and not 0 <= share <= 1:  # engines fall back to bytes, and unikernels always send them
         memory, share = share, None
     cpu = _lenient(item, "cpu_percent" if "cpu_percent" in item else "cpu")
     is_cpu_of_one_core = "cpu_percent" not in item and "cpu" in item
@@ -299,7 +311,7 @@ def _entry(item: Mapping[str, Any]) -> ResourceEntry:
         cpu_percent=cpu if is_cpu_of_one_core else _percent(cpu),
         memory_bytes=None if memory is None else int(memory),
         disk_bytes=None if disk is None else int(disk),
-        exit_code=_optional_integer(item, "exit_code"),
+        exit_code=_exit_code(item),
         is_cpu_of_one_core=is_cpu_of_one_core,
         memory_share=share,
         logs=_optional_text(item, "logs").replace("\0", ""),

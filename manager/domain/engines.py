@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from cluster.nodes import Dialect
-from cluster.payloads import StateReport
+from cluster.payloads import StateReport, bounded_exit_code
 from manager.domain.aggregate import ClusterState
 from manager.domain.effects import Verb
 from manager.domain.events import Observed, Seen
@@ -104,7 +104,7 @@ def _ended_or_alive(node: Node, report: StateReport, seen: Seen, placement: Plac
     """
     exited = _EXIT.search(report.detail)
     detail = "" if report.detail == _STALE_DETAIL else report.detail
-    return _event(node, placement, seen, detail, int(exited.group(1)) if exited else None)
+    return _event(node, placement, seen, detail, bounded_exit_code(int(exited.group(1))) if exited else None)
 
 
 def _event(node: Node, placement: Placement, seen: Seen, detail: str, exit_code: int | None = None) -> Observed:

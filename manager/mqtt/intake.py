@@ -62,6 +62,8 @@ class Intake:
                 self._on_information(message)
             except ClusterError as error:
                 self._fault(message, error)
+            except Exception as error:  # noqa: BLE001 - anybody may send anything: no message ends the manager
+                self._stumble(message, error)
         self._core.counters["mqtt_telemetry"] += len(messages)
         if self._core.state.dirty:
             self._core.commit()
@@ -136,6 +138,8 @@ class Intake:
                     self._on_other(message)
                 except ClusterError as error:
                     self._fault(message, error)
+                except Exception as error:  # noqa: BLE001 - what is not acknowledged would come again and again
+                    self._stumble(message, error)
             try:
                 await self._core.saved()
             except ClusterError:
@@ -204,6 +208,14 @@ class Intake:
                 channel=message.channel,
                 reason=error.detail,
             )
+
+    def _stumble(self, message: Incoming, error: Exception) -> None:
+        """A mistake of ours costs the message that brought it to light, and no other."""
+        kind = f"{message.channel}:{type(error).__name__}"
+        self._core.counters["mqtt_stumbled"] += 1
+        if kind not in self._faults:
+            self._faults.add(kind)
+            LOG.exception("mqtt message stumbled over", topic_id=message.topic_id, channel=message.channel)
 
 
 def _judged_load(node: Node, live: NodeLive) -> tuple[int, int] | None:

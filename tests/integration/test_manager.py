@@ -124,10 +124,11 @@ def test_registering_again_keeps_the_node(plane: ControlPlane) -> None:
 
 
 def test_bad_messages_are_counted_and_cost_nothing_else(plane: ControlPlane) -> None:
-    """Malformed, oversized, non-UTF-8 and foreign messages: counted, and the node goes on working."""
+    """Malformed, oversized, non-UTF-8, foreign and endless: counted, and the node goes on working."""
     with nodes(worker := WorkerNode(plane, "w2")):
         before = plane.counter("mqtt_malformed")
         bad = [b"{", b"\xff\xfe", b"[]", b"{}", b"x" * (1024 * 1024 + 1), b'{"sname": 1, "instance": -1}']
+        bad.append(b'{"cpu": 1, "memory": 1, "memory_free_in_MB": 1e308}')
         for payload in bad:
             for channel in ("job", "jobs/resources", "information"):
                 worker.publish(channel, payload)

@@ -4,6 +4,7 @@ import pytest
 
 from manager.domain.effects import Verb
 from manager.domain.model import InstanceKey, InstanceState, NodeState
+from manager.rpc.convert import instance_to_proto
 from standins.engines.generations import recorded
 from standins.engines.judged import JOB, NAME, Judged
 
@@ -124,6 +125,15 @@ def test_exit_code_stands_in_the_detail_of_a() -> None:
     ended = engine.say("DEAD", "Container exited with status: 3")
     assert (ended.state, ended.exit_code) == (S.FAILED, 3)
     assert ended.retry_at_ms is not None
+
+
+def test_largest_exit_status_of_a_can_be_shown() -> None:
+    """containerd's statuses are unsigned and the engine's word is saved: it must fit where instances are listed."""
+    engine = Judged()
+    engine.running(one_shot=True)
+    ended = engine.say("DEAD", "Container exited with status: 4294967295")
+    assert ended.state is S.FAILED
+    assert instance_to_proto(ended).exit_code == 2**31 - 1
 
 
 def test_one_shot_of_a_with_exit_status_0_completed() -> None:
