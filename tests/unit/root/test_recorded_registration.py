@@ -15,7 +15,7 @@ from manager.root.errors import RootAwayError, RootRefusedError
 from manager.root.handshake import handshake
 from manager.root.keys import Attempt
 from manager.root.settings import RootSettings
-from manager.root.socketio import NoAnswerError
+from manager.root.socketio import Admission, NoAnswerError
 from manager.root.web import RootWeb
 
 POLLING = "R1/36-polling-transport-session"
@@ -102,6 +102,67 @@ async def test_recorded_polling_session_is_played_byte_for_byte() -> None:
     assert polled.sent == [frame["raw"] for frame in frames if frame["direction"] == "cluster→root"]
     assert admission.cluster_id == "6b0326dd79462142fca12521"
     assert admission.secret_key.startswith("eyJ")
+
+
+OPENING = ["R1/01-engineio-open", "R1/03-sc1", "R1/04-namespace-connect-ack"]
+
+
+async def _session_of(answers: list[str], body: dict[str, Any]) -> tuple[_Polled, Admission | str]:
+    """What we send in a session with these answers, and how it ends: with an admission or with words."""
+    polled = _Polled([{"direction": "root→cluster", "raw": raw} for raw in answers])
+    web = _web(polled)
+    try:
+        return polled, await socketio.register(web, *_as_sent(body))
+    except RootRefusedError as refusal:
+        return polled, str(refusal)
+    finally:
+        await web.close()
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["packet-by-packet", "in-one-answer"])
+async def test_every_frame_of_a_first_pairing_is_played(together: bool) -> None:
+    """Frames 01 to 07, sc1 before the acknowledgement of the namespace: we send connect, cs1 and disconnect as then."""
+    opening, sc1, acknowledgement = (load(name)["raw"] for name in OPENING)
+    greeting = [sc1 + socketio.SEPARATOR + acknowledgement] if together else [sc1, acknowledgement]
+    answers = [opening, *greeting, load("R1/06-sc2")["raw"]]
+    polled, admission = await _session_of(answers, load("R1/05-cs1")["body"])
+    ours = ["R1/02-namespace-connect", "R1/05-cs1", "R1/07-namespace-disconnect"]
+    assert polled.sent == [load(name)["raw"] for name in ours]
+    assert isinstance(admission, Admission)
+    assert admission.cluster_id == load("R1/06-sc2")["body"]["id"]
+
+
+@pytest.mark.parametrize("name", [name for name in names("R1/*-sc1") if name != "R1/03-sc1"])
+async def test_every_recorded_session_is_played(name: str) -> None:
+    """Each greeting and what came of it: an admission, a refusal in the root's words, or no answer within the wait."""
+    opening, _, acknowledgement = (load(name)["raw"] for name in OPENING)
+    stem = name.removesuffix("-sc1")
+    is_answered = f"{stem}-sc2" in names("R1/*-sc2")
+    answers = [opening, load(name)["raw"], acknowledgement]
+    body = load(f"{stem}-cs1")["body"] if f"{stem}-cs1" in WHOLE else load("R1/05-cs1")["body"]
+    if not is_answered:
+        with pytest.raises(NoAnswerError):
+            await _session_of(answers, body)
+        return
+    sc2 = load(f"{stem}-sc2")
+    polled, outcome = await _session_of([*answers, sc2["raw"]], body)
+    if f"{stem}-cs1" in WHOLE:
+        assert polled.sent[1] == load(f"{stem}-cs1")["raw"]
+    if isinstance(outcome, Admission):
+        assert (outcome.cluster_id, outcome.secret_key) == (sc2["body"]["id"], sc2["body"]["secret_key"])
+    else:
+        assert outcome == sc2["body"].get("error", sc2["body"].get("warning"))
+
+
+async def test_recorded_session_without_waiting_is_played() -> None:
+    """The root greets and acknowledges after cs1 as well, and its answer stands."""
+    frames = load("R1/35-cs1-sent-without-waiting")["frames"]
+    sent = [frame["raw"] for frame in frames if frame["direction"] == "cluster→root"]
+    answers = [frame["raw"] for frame in frames if frame["direction"] == "root→cluster"]
+    polled, admission = await _session_of(answers, json.loads(sent[1][sent[1].index("[") :])[1])
+    assert polled.sent[:2] == sent
+    assert isinstance(admission, Admission)
+    assert admission.cluster_id == "6b0326dd79462142fca12521"
 
 
 async def test_root_that_never_answers_is_given_up() -> None:
