@@ -34,7 +34,10 @@ class Dialect(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Registration:
-    """A node's own words. `given_id` is the id in the body ("" at first); `document` the body as JSON text."""
+    """A node's own words. `given_id` is the id in the body ("" at first); `document` the body as JSON text.
+
+    `ip` is "" for an engine on a machine that has no address but loopback.
+    """
 
     name: str
     ip: str
@@ -70,7 +73,7 @@ def parse_registration(document: object) -> Registration:
     return Registration(
         name=name,
         given_id=_given_id(document),
-        ip=_ip(document),
+        ip="" if is_engine and document.get("ip") == "" else _ip(document),
         port=_port(document),
         dialect=dialect,
         technologies=_technologies(document, dialect),

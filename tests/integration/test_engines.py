@@ -33,8 +33,9 @@ def register(stage: Scene, body: dict[str, Any]) -> dict[str, Any]:
 
 def test_registration_is_answered_as_engines_parse_it(stage: Scene) -> None:
     """HTTP 200 exactly, `id` of 24 hex digits and `MQTT_BROKER_PORT`, both texts."""
-    for generation, host in (("A", "plain-a"), ("C", "plain-c")):
-        answer = register(stage, {**recorded(generation, "register")["payload"], "host": host})
+    bodies = {generation: recorded(generation, "register")["payload"] for generation in ("A", "C")}
+    for host, body in (("plain-a", bodies["A"]), ("plain-c", bodies["C"]), ("loopback", {**bodies["A"], "ip": ""})):
+        answer = register(stage, {**body, "host": host})
         assert re.fullmatch("[0-9a-f]{24}", answer["id"])
         assert answer["MQTT_BROKER_PORT"] == str(stage.cluster.ports["broker"])
 

@@ -47,6 +47,15 @@ def test_the_body_says_which_dialect_a_node_speaks() -> None:
     assert parse_registration({**engine, "vcpus": 4}).dialect is Dialect.ENGINE_C
 
 
+def test_engine_without_an_address_is_taken() -> None:
+    """On a machine with nothing but loopback it sends "", and would end for good if that were refused."""
+    assert parse_registration({"host": "e", "ip": "", "port": "3000"}).ip == ""
+    with pytest.raises(InvalidInputError):
+        parse_registration({"host": "e", "ip": "edge", "port": "3000"})
+    with pytest.raises(InvalidInputError):
+        parse_registration({**SEED, "ip": ""})
+
+
 def test_a_topic_is_read_as_it_is_written() -> None:
     """Every channel of every id goes both ways."""
     for channel in Channel:
