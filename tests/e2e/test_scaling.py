@@ -72,7 +72,7 @@ def heard(workers: list[TimedNode], job_id: str) -> Counter[tuple[str, int]]:
             for (job, verb, number, _), times in worker.times.items():
                 if job == job_id:
                     gaps = (after - before for before, after in itertools.pairwise(times))
-                    found[verb, number] += 1 + sum(1 for gap in gaps if gap < REPEAT_S * 0.9)
+                    found[verb, number] += 1 + sum(1 for gap in gaps if gap < REPEAT_S * 0.5)
     return found
 
 
