@@ -137,6 +137,15 @@ def on_restart(state: ClusterState, old: Node, node: Node, now_ms: int, mono_s: 
                 state.apply(key, _event(node, placement, Seen.ABSENT, "its engine started anew"), now_ms)
 
 
+def on_telemetry(state: ClusterState, node: Node, source: str, now_ms: int, mono_s: float) -> None:
+    """An engine is heard at `mono_s`; where two share an id, they name different things or are heard too often."""
+    listing, period_s = state.live[node.id].listing, state.policy.engine_period_ms / 1000
+    listing.hear(mono_s, period_s)
+    is_doubled = listing.is_doubled(mono_s, period_s)
+    if listing.alternates(source, mono_s) or is_doubled:
+        on_contest(state, node, source, now_ms)
+
+
 def on_contest(state: ClusterState, node: Node, what: str, now_ms: int) -> None:
     """Two machines use one host name, and so one id: each throws the other off the broker."""
     cause = f"two machines call themselves {node.name} ({what}): give one of them another host name and restart it"

@@ -25,6 +25,8 @@ SOURCE_MEMORY_S: Final = 60.0
 _ALTERNATIONS: Final = 4
 _ARRIVALS_KEPT: Final = 256
 _SILENCES_KEPT: Final = 5
+_BEATS_KEPT: Final = 25
+_SHORTEST_SHARE: Final = 0.8
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class Listing:
     _gone: dict[Name, float] = field(default_factory=dict)
     _sources: deque[tuple[str, float]] = field(default_factory=lambda: deque(maxlen=_ALTERNATIONS))
     _silences: deque[float] = field(default_factory=lambda: deque(maxlen=_SILENCES_KEPT))
+    _beats: deque[float] = field(default_factory=lambda: deque(maxlen=_BEATS_KEPT))
 
     def hear(self, mono_s: float, configured_period_s: float) -> None:
         """Note a message of any kind; after a gap nothing is trusted for one full period."""
@@ -134,4 +137,19 @@ class Listing:
         if not is_full or mono_s - self._sources[0][1] > SOURCE_MEMORY_S:
             return False
         self._sources.clear()
+        return True
+
+    def is_doubled(self, mono_s: float, configured_period_s: float) -> bool:
+        """Note telemetry; True when more came without a gap than one engine sends: two of one kind take turns.
+
+        The backlog after a gap is not counted: it is delivered all at once.
+        """
+        if not self.is_trusted(mono_s):
+            self._beats.clear()
+            return False
+        self._beats.append(mono_s)
+        usual_s = (_BEATS_KEPT - 1) * configured_period_s
+        if len(self._beats) < _BEATS_KEPT or mono_s - self._beats[0] > _SHORTEST_SHARE * usual_s:
+            return False
+        self._beats.clear()
         return True

@@ -82,10 +82,8 @@ class Intake:
         if _judged_load(node, live) != before:
             self._core.touch_views([node.id])
         if node.registration.dialect.is_engine:
-            live.listing.hear(message.mono_s, self._core.policy.engine_period_ms / 1000)
-            if telemetry.source and live.listing.alternates(telemetry.source, message.mono_s):
-                engines.on_contest(self._core.state, node, telemetry.source, now_ms())
-                node = self._core.state.nodes[node.id]
+            engines.on_telemetry(self._core.state, node, telemetry.source, now_ms(), message.mono_s)
+            node = self._core.state.nodes[node.id]
         self._heard(node, live, message)
 
     def _heard(self, node: Node, live: NodeLive, message: Incoming) -> None:

@@ -60,11 +60,8 @@ class Judged:
         """Telemetry."""
         raw = payload or recorded(self.generation, "information")["sequence"][0]["raw"].encode()
         telemetry = parse_information(raw, self.node.registration.dialect)
-        live = self.state.live[self.node_id]
-        live.listing.hear(self.mono_s, self.period_s)
-        live.memory_free_bytes = telemetry.memory_free_bytes
-        if telemetry.source and live.listing.alternates(telemetry.source, self.mono_s):
-            engines.on_contest(self.state, self.node, telemetry.source, self.now_ms)
+        self.state.live[self.node_id].memory_free_bytes = telemetry.memory_free_bytes
+        engines.on_telemetry(self.state, self.node, telemetry.source, self.now_ms, self.mono_s)
         if self.node.state is not NodeState.READY:
             self.state.set_node_state(self.node_id, NodeState.READY, "its telemetry arrives", self.now_ms)
 

@@ -250,6 +250,32 @@ def test_alternating_telemetry_tells_two_engines_with_one_id() -> None:
     assert "contested" in [event.kind for event in engine.node.events]
 
 
+@pytest.mark.parametrize(("pause_s", "is_told"), [(1.4, True), (2.0, False), (1.9, False)])
+def test_too_much_telemetry_tells_two_engines_of_one_kind(pause_s: float, is_told: bool) -> None:
+    """Alike in all they say, with one address as Docker gives it: 7 messages in 10 s are more than one engine sends."""
+    engine = Judged("A")
+    for _ in range(60):
+        engine.wait(pause_s)
+        engine.hear()
+    assert ("two machines call themselves worker-1" in engine.node.detail) is is_told
+
+
+def test_backlog_of_an_outage_tells_of_no_second_machine() -> None:
+    """What an engine stored arrives at once; after that it is heard as before."""
+    engine = Judged("A")
+    for _ in range(20):
+        engine.wait(2)
+        engine.hear()
+    engine.wait(63)
+    for _ in range(31):
+        engine.hear()
+        engine.wait(0.02)
+    for _ in range(40):
+        engine.wait(2)
+        engine.hear()
+    assert "two machines" not in engine.node.detail
+
+
 def test_state_of_an_instance_that_nobody_placed_there_changes_nothing() -> None:
     """A report of an unknown name is counted only."""
     engine = Judged()
