@@ -14,11 +14,12 @@ from clusterctl.records import Record, instance_record, job_record, node_record,
 
 
 def node(manager: Manager, name: str) -> Record:
-    """A node with its instances and last events."""
+    """A node with its instances, orphans and last events."""
     found = manager.call(manager.api.GetNode, manager_pb2.GetNodeRequest(node=name))
     return node_record(found.node) | {
         "instances": reading.instances(manager, node=found.node.id),
         "events": [to_record(event) for event in found.events],
+        "orphans": [to_record(orphan) for orphan in found.orphans],
     }
 
 

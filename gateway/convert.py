@@ -58,6 +58,18 @@ def resources_json(message: resources_pb2.Resources) -> Json:
     return asdict(resources_from_proto(message))
 
 
+def orphan_json(orphan: node_pb2.Orphan) -> Json:
+    """A copy that runs on a node and is not known to the cluster."""
+    return {
+        "job_name": orphan.job_name,
+        "instance_number": orphan.number,
+        "technology": orphan.technology,
+        "status": orphan.status,
+        "job_id": orphan.job_id,
+        "generation": orphan.generation if orphan.HasField("generation") else None,
+    }
+
+
 def node_json(node: node_pb2.Node) -> Json:
     """A node as the lists show it."""
     said = node.registration

@@ -158,10 +158,22 @@ class Event(_Schema):
     node_id: str = Field(examples=[_NODE_ID])
 
 
+class Orphan(_Schema):
+    """A copy that runs on a node and is not known to the cluster: it is left alone."""
+
+    job_name: str = Field(examples=["web"])
+    instance_number: int = Field(examples=[0])
+    technology: str = Field(examples=["docker"])
+    status: str = Field(description="the node's own word; empty: not told", examples=["RUNNING"])
+    job_id: str = Field(description="empty: not told", examples=[_JOB_ID])
+    generation: int | None = Field(examples=[1769860800000])
+
+
 class NodeDetail(Node):
-    """A node with its last events, oldest first."""
+    """A node with its last events, oldest first, and what runs there unknown to the cluster."""
 
     events: list[Event]
+    orphans: list[Orphan]
 
 
 class Placement(_Schema):

@@ -44,6 +44,7 @@ class Core:
         self.counters: Counter[str] = Counter()
         self.settings: dict[str, Setting] = {}
         self.usages: dict[InstanceKey, ResourceEntry] = {}
+        self.orphans: dict[str, dict[tuple[str, int], ResourceEntry]] = {}
         self.writer = Writer(store, self.adopt)
         self.to_plan: dict[InstanceKey, None] = {}
         self.plan_wanted = asyncio.Event()

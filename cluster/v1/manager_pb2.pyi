@@ -256,6 +256,7 @@ class GetNodeResponse(_message.Message):
 
     NODE_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
+    ORPHANS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def node(self) -> _node_pb2.Node:
         """node is what was asked for."""
@@ -264,15 +265,20 @@ class GetNodeResponse(_message.Message):
     def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
         """events are its last changes, oldest first."""
 
+    @_builtins.property
+    def orphans(self) -> _containers.RepeatedCompositeFieldContainer[_node_pb2.Orphan]:
+        """orphans run there and are unknown here, by job name and number. Up to 1,000."""
+
     def __init__(
         self,
         *,
         node: _node_pb2.Node | None = ...,
         events: _abc.Iterable[_event_pb2.Event] | None = ...,
+        orphans: _abc.Iterable[_node_pb2.Orphan] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "node", b"node"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "node", b"node", "orphans", b"orphans"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,21 +26,23 @@ from cluster.v1 import resources_pb2 as cluster_dot_v1_dot_resources__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63luster/v1/node.proto\x12\ncluster.v1\x1a\x1a\x63luster/v1/resources.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"n\n\tNodeUsage\x12\x13\n\x0b\x63pu_percent\x18\x01 \x01(\x01\x12\x16\n\x0ememory_percent\x18\x02 \x01(\x01\x12\x1e\n\x11memory_free_bytes\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x14\n\x12_memory_free_bytes\"\x87\x02\n\x10NodeRegistration\x12\x10\n\x08given_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\n\n\x02ip\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\x05\x12(\n\x07\x64ialect\x18\x05 \x01(\x0e\x32\x17.cluster.v1.NodeDialect\x12\x14\n\x0ctechnologies\x18\x06 \x03(\t\x12\'\n\x08\x63\x61pacity\x18\x07 \x01(\x0b\x32\x15.cluster.v1.Resources\x12\x14\n\x0c\x61rchitecture\x18\x08 \x01(\t\x12\x0e\n\x06\x61\x64\x64ons\x18\t \x03(\t\x12\x13\n\x0b\x63si_drivers\x18\n \x03(\t\x12\x15\n\rdocument_json\x18\x0b \x01(\t\"\x87\x03\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x32\n\x0cregistration\x18\x02 \x01(\x0b\x32\x1c.cluster.v1.NodeRegistration\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.cluster.v1.NodeState\x12\x13\n\x0bis_cordoned\x18\x04 \x01(\x08\x12(\n\tallocated\x18\x05 \x01(\x0b\x32\x15.cluster.v1.Resources\x12$\n\x05usage\x18\x06 \x01(\x0b\x32\x15.cluster.v1.NodeUsage\x12\x16\n\x0einstance_count\x18\x07 \x01(\x05\x12\x30\n\x0cheartbeat_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rregistered_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08topic_id\x18\n \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x0b \x01(\t\x12\x15\n\rplan_sequence\x18\x0c \x01(\x03*\x85\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15NODE_STATE_REGISTERED\x10\x01\x12\x14\n\x10NODE_STATE_READY\x10\x02\x12\x16\n\x12NODE_STATE_SUSPECT\x10\x03\x12\x13\n\x0fNODE_STATE_DOWN\x10\x04*\x91\x01\n\x0bNodeDialect\x12\x1c\n\x18NODE_DIALECT_UNSPECIFIED\x10\x00\x12\x15\n\x11NODE_DIALECT_SEED\x10\x01\x12\x17\n\x13NODE_DIALECT_WORKER\x10\x02\x12\x19\n\x15NODE_DIALECT_ENGINE_A\x10\x03\x12\x19\n\x15NODE_DIALECT_ENGINE_C\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x63luster/v1/node.proto\x12\ncluster.v1\x1a\x1a\x63luster/v1/resources.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"n\n\tNodeUsage\x12\x13\n\x0b\x63pu_percent\x18\x01 \x01(\x01\x12\x16\n\x0ememory_percent\x18\x02 \x01(\x01\x12\x1e\n\x11memory_free_bytes\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x14\n\x12_memory_free_bytes\"\x87\x02\n\x10NodeRegistration\x12\x10\n\x08given_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\n\n\x02ip\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\x05\x12(\n\x07\x64ialect\x18\x05 \x01(\x0e\x32\x17.cluster.v1.NodeDialect\x12\x14\n\x0ctechnologies\x18\x06 \x03(\t\x12\'\n\x08\x63\x61pacity\x18\x07 \x01(\x0b\x32\x15.cluster.v1.Resources\x12\x14\n\x0c\x61rchitecture\x18\x08 \x01(\t\x12\x0e\n\x06\x61\x64\x64ons\x18\t \x03(\t\x12\x13\n\x0b\x63si_drivers\x18\n \x03(\t\x12\x15\n\rdocument_json\x18\x0b \x01(\t\"\x87\x03\n\x04Node\x12\n\n\x02id\x18\x01 \x01(\t\x12\x32\n\x0cregistration\x18\x02 \x01(\x0b\x32\x1c.cluster.v1.NodeRegistration\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.cluster.v1.NodeState\x12\x13\n\x0bis_cordoned\x18\x04 \x01(\x08\x12(\n\tallocated\x18\x05 \x01(\x0b\x32\x15.cluster.v1.Resources\x12$\n\x05usage\x18\x06 \x01(\x0b\x32\x15.cluster.v1.NodeUsage\x12\x16\n\x0einstance_count\x18\x07 \x01(\x05\x12\x30\n\x0cheartbeat_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rregistered_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08topic_id\x18\n \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x0b \x01(\t\x12\x15\n\rplan_sequence\x18\x0c \x01(\x03\"\x86\x01\n\x06Orphan\x12\x10\n\x08job_name\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x03\x12\x12\n\ntechnology\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x0e\n\x06job_id\x18\x05 \x01(\t\x12\x17\n\ngeneration\x18\x06 \x01(\x03H\x00\x88\x01\x01\x42\r\n\x0b_generation*\x85\x01\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15NODE_STATE_REGISTERED\x10\x01\x12\x14\n\x10NODE_STATE_READY\x10\x02\x12\x16\n\x12NODE_STATE_SUSPECT\x10\x03\x12\x13\n\x0fNODE_STATE_DOWN\x10\x04*\x91\x01\n\x0bNodeDialect\x12\x1c\n\x18NODE_DIALECT_UNSPECIFIED\x10\x00\x12\x15\n\x11NODE_DIALECT_SEED\x10\x01\x12\x17\n\x13NODE_DIALECT_WORKER\x10\x02\x12\x19\n\x15NODE_DIALECT_ENGINE_A\x10\x03\x12\x19\n\x15NODE_DIALECT_ENGINE_C\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cluster.v1.node_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODESTATE']._serialized_start=871
-  _globals['_NODESTATE']._serialized_end=1004
-  _globals['_NODEDIALECT']._serialized_start=1007
-  _globals['_NODEDIALECT']._serialized_end=1152
+  _globals['_NODESTATE']._serialized_start=1008
+  _globals['_NODESTATE']._serialized_end=1141
+  _globals['_NODEDIALECT']._serialized_start=1144
+  _globals['_NODEDIALECT']._serialized_end=1289
   _globals['_NODEUSAGE']._serialized_start=98
   _globals['_NODEUSAGE']._serialized_end=208
   _globals['_NODEREGISTRATION']._serialized_start=211
   _globals['_NODEREGISTRATION']._serialized_end=474
   _globals['_NODE']._serialized_start=477
   _globals['_NODE']._serialized_end=868
+  _globals['_ORPHAN']._serialized_start=871
+  _globals['_ORPHAN']._serialized_end=1005
 # @@protoc_insertion_point(module_scope)

@@ -262,3 +262,47 @@ class Node(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class Orphan(_message.Message):
+    """Orphan is a copy that runs on a node and that the manager does not know. It is left alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_NAME_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TECHNOLOGY_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    job_name: _builtins.str
+    """job_name is the job's name on the node."""
+    number: _builtins.int
+    """number is the instance's number, >= 0."""
+    technology: _builtins.str
+    """technology is the runtime that runs it. Empty: not told."""
+    status: _builtins.str
+    """status is the node's own word. Empty: not told."""
+    job_id: _builtins.str
+    """job_id is the job's id. Empty: not told; only this project's worker tells it."""
+    generation: _builtins.int
+    """generation is that of its placement. Absent: not told; only this project's worker tells it."""
+    def __init__(
+        self,
+        *,
+        job_name: _builtins.str = ...,
+        number: _builtins.int = ...,
+        technology: _builtins.str = ...,
+        status: _builtins.str = ...,
+        job_id: _builtins.str = ...,
+        generation: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "generation", b"generation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_generation", b"_generation", "generation", b"generation", "job_id", b"job_id", "job_name", b"job_name", "number", b"number", "status", b"status", "technology", b"technology"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__generation: _TypeAlias = _typing.Literal["generation"]  # noqa: Y015
+    _WhichOneofArgType__generation: _TypeAlias = _typing.Literal["_generation", b"_generation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__generation) -> _WhichOneofReturnType__generation | None: ...
+
+Global___Orphan: _TypeAlias = Orphan  # noqa: Y015

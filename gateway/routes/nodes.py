@@ -11,7 +11,7 @@ from starlette.responses import Response
 from cluster.v1 import manager_pb2
 from gateway import openapi, schemas
 from gateway.answers import JsonResponse
-from gateway.convert import NODE_STATES, event_json, node_json
+from gateway.convert import NODE_STATES, event_json, node_json, orphan_json
 from gateway.inputs import parse_page_size, parse_words
 from gateway.peers import Peers
 
@@ -44,7 +44,13 @@ async def list_nodes(
 
 @router.get("/api/nodes/{node}", summary="Read a node", **openapi.documented(schemas.NodeDetail))
 async def get_node(request: Request, node: str) -> Response:
-    """A node by id, alias or name, with its last events, oldest first."""
+    """A node by id, alias or name, with its last events, oldest first, and what runs there unknown here."""
     peers: Peers = request.app.state.peers
     answer = await peers.read(peers.manager_stub.GetNode, manager_pb2.GetNodeRequest(node=node))
-    return JsonResponse({**node_json(answer.node), "events": [event_json(event) for event in answer.events]})
+    return JsonResponse(
+        {
+            **node_json(answer.node),
+            "events": [event_json(event) for event in answer.events],
+            "orphans": [orphan_json(orphan) for orphan in answer.orphans],
+        }
+    )

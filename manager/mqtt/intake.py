@@ -13,7 +13,7 @@ from typing import Final
 import orjson
 
 from cluster.errors import ClusterError
-from cluster.payloads import ResourceEntry, parse_information, parse_object, parse_resources, parse_state
+from cluster.payloads import parse_information, parse_object, parse_resources, parse_state
 from cluster.process import LOG
 from cluster.topics import Channel
 from manager.core import Core, now_ms
@@ -39,7 +39,6 @@ class Intake:
         self._faults: set[str] = set()
         self._told: dict[str, float] = {}
         self._to_send: list[Effect] = []
-        self.orphans: dict[str, dict[tuple[str, int], ResourceEntry]] = {}
         bridge.on_ready = self._waiting.set
 
     async def run(self) -> None:
@@ -162,16 +161,21 @@ class Intake:
                 self._follow(node, lists.on_resources(state, node, resources, now_ms(), message.mono_s))
                 self._forget_orphans(node)
             else:
-                self.orphans.pop(node.id, None)
+                self._core.orphans.pop(node.id, None)
                 self._follow(node, on_resources(state, node, resources, now_ms()))
         elif message.channel is Channel.CONNECTION:
             self._on_connection(node, message)
 
     def _forget_orphans(self, node: Node) -> None:
-        """Every list of an engine is about one runtime: an orphan is gone when all of them lack it."""
-        listed = self._core.state.live[node.id].listing.listed
-        kept = {name: entry for name, entry in self.orphans.get(node.id, {}).items() if name in listed}
-        self.orphans[node.id] = kept
+        """Every list of an engine is about one runtime: an orphan is gone when all of them lack it, or when placed."""
+        state = self._core.state
+        listed = state.live[node.id].listing.listed
+        kept = {
+            name: entry
+            for name, entry in self._core.orphans.get(node.id, {}).items()
+            if name in listed and state.find_reported(node.id, *name) is None
+        }
+        self._core.orphans[node.id] = kept
 
     def _on_connection(self, node: Node, message: Incoming) -> None:
         if parse_object(message.payload).get("online") is not False:
@@ -191,7 +195,7 @@ class Intake:
             back_since_s = core.state.live[node.id].listing.back_since_s
             core.dispatcher.repeat_for(node.id, back_since_s + SUBSCRIBING_S)
         for entry in findings.orphans:
-            orphans = self.orphans.setdefault(node.id, {})
+            orphans = core.orphans.setdefault(node.id, {})
             if len(orphans) < MAX_ORPHANS:
                 orphans[entry.job_name, entry.number] = entry
 

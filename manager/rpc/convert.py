@@ -104,6 +104,18 @@ def node_to_proto(
     return message
 
 
+def orphan_to_proto(entry: ResourceEntry) -> node_pb2.Orphan:
+    """What a node runs that is not known here."""
+    return node_pb2.Orphan(
+        job_name=entry.job_name,
+        number=entry.number,
+        technology=entry.technology,
+        status=entry.status,
+        job_id=entry.job_id,
+        generation=entry.generation,
+    )
+
+
 def instance_to_proto(
     instance: Instance, usage: ResourceEntry | None = None, *, is_whole: bool = False
 ) -> instance_pb2.Instance:

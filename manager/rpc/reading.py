@@ -21,6 +21,7 @@ from manager.rpc.convert import (
     instance_to_proto,
     job_to_proto,
     node_to_proto,
+    orphan_to_proto,
 )
 from manager.rpc.paging import page, size_of
 
@@ -60,10 +61,12 @@ class Reader:
         return manager_pb2.ListNodesResponse(nodes=map(self.node, chosen), next_page_token=token)
 
     def get_node(self, request: manager_pb2.GetNodeRequest) -> manager_pb2.GetNodeResponse:
-        """One node with its history."""
+        """One node with its history and what runs there unknown."""
         node = self._core.state.get_node(request.node)
         events = [event_to_proto(event, f"node:{node.id}") for event in node.events]
-        return manager_pb2.GetNodeResponse(node=self.node(node), events=events)
+        held = self._core.orphans.get(node.id, {})
+        orphans = [orphan_to_proto(held[name]) for name in sorted(held)]
+        return manager_pb2.GetNodeResponse(node=self.node(node), events=events, orphans=orphans)
 
     # Jobs
 

@@ -97,7 +97,11 @@ REGISTRATIONS = (
                 answer={"nodes": [{"id": Kept("id"), "name": "listed", "state": str}], "next_page_token": ""},
                 exact=True,
             ),
-            Step(method="GET", path="/api/nodes/{id}", answer={"name": "listed", "port": 3000, "events": list}),
+            Step(
+                method="GET",
+                path="/api/nodes/{id}",
+                answer={"name": "listed", "port": 3000, "events": list, "orphans": []},
+            ),
         ),
     ),
 )

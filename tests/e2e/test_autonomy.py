@@ -139,7 +139,10 @@ def test_a_manager_with_an_empty_store_kills_nothing(lonely: Cluster) -> None:
     for file in lonely.folder.glob("cluster.db*"):
         file.unlink()
     bring_it_back(lonely)
-    time.sleep(2.0)  # two inventories
+    found = wait_until(lambda: lonely.http.get(f"/api/nodes/{EDGE}")["orphans"], 60.0, what="orphans are shown")
+    assert {(item["job_name"], item["status"], item["technology"]) for item in found} == {("web", "RUNNING", "wasm")}
+    assert [item["instance_number"] for item in found] == [0, 1, 2]
+    assert all(item["job_id"] and item["generation"] for item in found)
     assert copies_of(lonely) == before
 
 
