@@ -1,4 +1,4 @@
-"""What the tables show of nodes, jobs, instances and events."""
+"""What the tables show of nodes, jobs, instances, orphans and events."""
 
 from __future__ import annotations
 
@@ -68,6 +68,14 @@ JOBS: Final = (
     Column(title="RUNS ON", cell=lambda job: job["technology"]),
     Column(title="IMAGE", cell=lambda job: job["image"]),
     Column(title="AGE", cell=lambda job: age(job["created_at"])),
+)
+ORPHANS: Final = (
+    Column(title="NODE", cell=lambda orphan: orphan["node"]),
+    Column(title="INSTANCE", cell=lambda orphan: f"{orphan['job_name']}/{orphan['number']}"),
+    Column(title="RUNS ON", cell=lambda orphan: orphan["technology"]),
+    Column(title="STATUS", cell=lambda orphan: orphan["status"]),
+    Column(title="JOB ID", cell=lambda orphan: orphan["job_id"]),
+    Column(title="GENERATION", cell=lambda orphan: str(orphan["generation"] or "")),
 )
 INSTANCES: Final = (
     Column(title="INSTANCE", cell=lambda item: item["id"]),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clusterctl.client import Manager
     from clusterctl.output import Column
 
-_get = typer.Typer(no_args_is_help=True, help="List nodes, jobs, instances or events.")
+_get = typer.Typer(no_args_is_help=True, help="List nodes, jobs, instances, orphans or events.")
 _describe = typer.Typer(no_args_is_help=True, help="Show one node, job or instance in full.")
 StateFilter = Annotated[str, typer.Option("--state", "-s", metavar="STATE", help="Only those in this state.")]
 AllOption = Annotated[bool, typer.Option("--all", "-a", help="STOPPED ones too.")]
@@ -107,6 +107,19 @@ def get_instances(
 
     read = partial(reading.instances, job=job, node=node, state=state, with_stopped=with_stopped)
     _list(manager, read, columns.INSTANCES, "instances", output, watch)
+
+
+@_get.command("orphans")
+def get_orphans(
+    manager: ManagerOption = ADDRESS,
+    node: NodeFilter = "",
+    watch: WatchOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """List what runs on nodes and is not known to the cluster; it is left alone."""
+    from clusterctl import columns, reading
+
+    _list(manager, partial(reading.orphans, node=node), columns.ORPHANS, "orphans", output, watch)
 
 
 @_get.command("events")

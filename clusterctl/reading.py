@@ -1,4 +1,4 @@
-"""Lists of nodes, jobs, instances and events as records, all pages of each."""
+"""Lists of nodes, jobs, instances, orphans and events as records, all pages of each."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def nodes(manager: Manager, *, name: str = "", state: str = "") -> list[Record]:
 def node_names(manager: Manager) -> dict[str, str]:
     """The name of each node id."""
     return {node["id"]: node["name"] for node in nodes(manager)}
+
+
+def orphans(manager: Manager, *, node: str = "") -> list[Record]:
+    """What runs on one node, or on any, and is not known to the cluster; by node, job name and number."""
+    found: list[Record] = []
+    for name in [node] if node else node_names(manager):
+        answer = manager.call(manager.api.GetNode, manager_pb2.GetNodeRequest(node=name))
+        found += [{"node": answer.node.registration.name} | to_record(orphan) for orphan in answer.orphans]
+    return found
 
 
 def jobs(manager: Manager, *, job: str = "") -> list[Record]:

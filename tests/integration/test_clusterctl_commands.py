@@ -33,6 +33,7 @@ class StandIn(manager_pb2_grpc.ManagerServiceServicer):
         self.nodes: list[node_pb2.Node] = []
         self.instances: list[instance_pb2.Instance] = []
         self.events: list[event_pb2.Event] = []
+        self.orphans: list[node_pb2.Orphan] = []
         self.requests: list[Message] = []
         self.fate = RUNNING
         self.error: Exception | None = None
@@ -62,7 +63,7 @@ class StandIn(manager_pb2_grpc.ManagerServiceServicer):
     async def GetNode(self, request, context):
         for node in self.nodes:
             if request.node in (node.id, node.registration.name):
-                return manager_pb2.GetNodeResponse(node=node, events=self.events)
+                return manager_pb2.GetNodeResponse(node=node, events=self.events, orphans=self.orphans)
         raise NotFoundError(f"no node {request.node!r}")
 
     async def GetJob(self, request, context):
@@ -218,6 +219,16 @@ def test_the_same_list_in_all_formats(cli: Cli) -> None:
     as_json = json.loads(cli("get", "nodes", "-o", "json").stdout)
     assert yaml.safe_load(cli("get", "nodes", "-o", "yaml").stdout) == as_json
     assert len(cli("get", "nodes").stdout.splitlines()) == 6
+
+
+def test_orphans_are_listed_of_all_nodes_or_one(cli: Cli, manager: StandIn) -> None:
+    """Each with its node; what the node did not tell is empty."""
+    manager.orphans.append(node_pb2.Orphan(job_name="old", number=3, technology="docker", status="ACTIVE"))
+    listed = json.loads(cli("get", "orphans", "-o", "json").stdout)["orphans"]
+    assert [item["node"] for item in listed] == [f"edge-{index}" for index in range(5)]
+    [shown] = json.loads(cli("get", "orphans", "--node", "edge-1", "-o", "json").stdout)["orphans"]
+    assert (shown["job_name"], shown["number"], shown["job_id"], shown["generation"]) == ("old", 3, "", None)
+    assert "old/3" in cli("get", "orphans", "--node", "edge-1").stdout
 
 
 def test_stopped_instances_are_hidden(cli: Cli, manager: StandIn) -> None:
