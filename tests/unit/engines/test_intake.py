@@ -80,3 +80,18 @@ async def test_mistake_of_ours_costs_one_message_only(core: Core, monkeypatch: p
     assert bridge.acknowledged == states
     assert core.counters["mqtt_stumbled"] == 4
     assert core.state.nodes[node.id].state is NodeState.READY
+
+
+@pytest.mark.parametrize("generation", ["A", "C"])
+async def test_empty_static_keys_never_overwrite_a_registration(core: Core, generation: str) -> None:
+    """Telemetry holds every static key of a registration, empty: address, name, runtimes and amounts stay."""
+    node = core.state.register(parse_registration(recorded(generation, "register")["payload"]), now_ms(), 0.0)
+    message = recorded(generation, "information")["sequence"][0]
+    assert message["payload"]["host"] == ""
+    bridge: Any = _Bridge()
+    Intake(core, bridge)._take_telemetry([Incoming(node.id, Channel.INFORMATION, message["raw"].encode(), 1.0, 1, 0)])
+    heard = core.state.nodes[node.id]
+    assert heard.registration == node.registration
+    assert heard.registration.document == node.registration.document
+    assert heard.state is NodeState.READY
+    assert core.state.live[node.id].memory_free_bytes
