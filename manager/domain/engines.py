@@ -23,6 +23,7 @@ S = InstanceState
 MAX_CONTAINER_NAME: Final = 76
 MAX_HOST_NAME: Final = 64
 AFTER_DEAD_S: Final = 1.0
+CONTEST_PAUSE_MS: Final = 600_000
 ENGINE_REASONS: Final = ("container_name", "older_copy")
 _CONTAINER_NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*\Z")
 _THERE: Final = frozenset({"service already deployed", "task already deployed"})
@@ -149,6 +150,9 @@ def on_telemetry(state: ClusterState, node: Node, source: str, now_ms: int, mono
 def on_contest(state: ClusterState, node: Node, what: str, now_ms: int) -> None:
     """Two machines use one host name, and so one id: each throws the other off the broker."""
     cause = f"two machines call themselves {node.name} ({what}): give one of them another host name and restart it"
+    last = next((event for event in reversed(state.nodes[node.id].events) if event.kind == "contested"), None)
+    if last is not None and last.cause == cause and now_ms - last.at_ms < CONTEST_PAUSE_MS:
+        return  # it goes on for as long as nobody does something, and would fill the history
     state.note_node(node.id, "contested", cause, now_ms, detail=cause)
 
 

@@ -258,6 +258,7 @@ def test_too_much_telemetry_tells_two_engines_of_one_kind(pause_s: float, is_tol
         engine.wait(pause_s)
         engine.hear()
     assert ("two machines call themselves worker-1" in engine.node.detail) is is_told
+    assert [event.kind for event in engine.node.events].count("contested") == int(is_told)  # once, not every minute
 
 
 def test_backlog_of_an_outage_tells_of_no_second_machine() -> None:
