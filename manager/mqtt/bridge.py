@@ -31,6 +31,8 @@ KEEPALIVE_S: Final = 10
 VERSION_PAUSE_S: Final = 1.0
 UNSUPPORTED_VERSION: Final = (1, 132)
 _MANUAL_ACK: Final = (Channel.STATE,)
+# What is said once. Lists that pile up while we are away would push states out of the broker's bounded queue.
+_KEPT_BY_BROKER: Final = (Channel.STATE, Channel.CONNECTION)
 
 
 @dataclass(slots=True)
@@ -137,7 +139,7 @@ class Bridge:
         if reason.is_failure:
             self._call(self._refused, int(reason.value), str(reason))
             return
-        filters = [(subscription(channel), 1 if channel is not Channel.INFORMATION else 0) for channel in FROM_NODES]
+        filters = [(subscription(channel), 1 if channel in _KEPT_BY_BROKER else 0) for channel in FROM_NODES]
         client.subscribe([*filters, (self._echo_topic, 0)])
         self._echoed_mono_s = time.monotonic()
         self._call(self._set_connected, True, "")
