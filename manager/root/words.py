@@ -37,7 +37,9 @@ _COMMON: Final = {
 # ACTIVE is unknown to late R2 roots and CREATED to early ones: what both know is one step behind.
 _STARTING: Final = {Era.R1: "ACTIVE", Era.R2: "NODE_SCHEDULED", Era.R3: "CREATED"}
 # What more or other machines of the same kind would cure.
-_CAPACITY: Final = frozenset({"cpu", "memory", "storage", "gpu", "ready", "cordoned", "excluded"})
+_CAPACITY: Final = frozenset(
+    {"cpu", "memory", "storage", "gpu", "ready", "cordoned", "excluded", "taken", "older_copy"}
+)
 # The job's word is that of the instance furthest from RUNNING: the first of these that one has.
 _FURTHEST: Final = (
     *("FAILED", "DEAD", NO_CAPACITY, NO_QUALIFIED),

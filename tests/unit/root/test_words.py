@@ -54,6 +54,9 @@ def test_words_of_the_generations(state: InstanceState, r1: str, r3: str) -> Non
         (("technology", "architecture"), "NO_QUALIFIED_WORKER_FOUND"),
         ((), "NO_WORKER_CAPACITY"),
         (("ready",), "NO_WORKER_CAPACITY"),
+        (("technology", "taken"), "NO_WORKER_CAPACITY"),
+        (("older_copy",), "NO_WORKER_CAPACITY"),
+        (("container_name",), "NO_QUALIFIED_WORKER_FOUND"),
     ],
 )
 def test_why_there_is_no_node(reasons: tuple[str, ...], word: str) -> None:
