@@ -125,12 +125,12 @@ def _event(node: Node, placement: Placement, seen: Seen, detail: str, exit_code:
 def on_restart(state: ClusterState, old: Node, node: Node, now_ms: int, mono_s: float) -> None:
     """A known engine registered again: before that it removed its containers, so nothing of ours is left there."""
     live = state.live[node.id]
-    silence_s = mono_s - live.listing.heard_s
-    live.listing = Listing()
+    is_heard = mono_s - live.listing.heard_s < GAP_PERIODS * state.policy.engine_period_ms / 1000
+    live.listing = Listing(beat_before_s=live.listing.usual_beat_s() if is_heard else 0.0)
     cause = "it registered again: an engine removes its containers when it starts"
     state.set_node_state(node.id, NodeState.REGISTERED, cause, now_ms)
     ip, old_ip = node.registration.ip, old.registration.ip
-    if ip != old_ip and silence_s < GAP_PERIODS * state.policy.engine_period_ms / 1000:
+    if ip != old_ip and is_heard:
         on_contest(state, node, f"{old_ip} and {ip}", now_ms)
     for key in tuple(state.on_node[node.id]):
         for _, placement in tuple(state.instances[key].placements()):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import ceil, inf, isfinite
 from statistics import median
 from typing import Final
@@ -47,12 +48,14 @@ class Listing:
     """One engine's lists, and who sent its telemetry.
 
     `period_s` is how often it is heard: the configured period, or the middle of its last silences where that is more.
+    `beat_before_s` is how often it was heard before somebody registered under its name while it was heard; else 0.
     `ended_at_ms` is when the engine last told an end.
     `conflicts` holds the generation of each deploy that an older container of the same name blocked once; `blocked`
     the names whose second attempt it blocked as well.
     """
 
     period_s: float = 0.0
+    beat_before_s: float = 0.0
     ended_at_ms: int = 0
     heard_s: float = -inf
     back_since_s: float = -inf
@@ -139,8 +142,13 @@ class Listing:
         self._sources.clear()
         return True
 
+    def usual_beat_s(self) -> float:
+        """How often telemetry came, in the middle; infinite while little is known."""
+        pauses = [later - earlier for earlier, later in pairwise(self._beats)]
+        return median(pauses) if len(pauses) >= _SILENCES_KEPT else inf
+
     def is_doubled(self, mono_s: float, configured_period_s: float) -> bool:
-        """Note telemetry; True when more came without a gap than one engine sends: two of one kind take turns.
+        """Note telemetry; True when, after a second registration, more comes than one engine sends.
 
         The backlog after a gap is not counted: it is delivered all at once.
         """
@@ -148,8 +156,8 @@ class Listing:
             self._beats.clear()
             return False
         self._beats.append(mono_s)
-        usual_s = (_BEATS_KEPT - 1) * configured_period_s
-        if len(self._beats) < _BEATS_KEPT or mono_s - self._beats[0] > _SHORTEST_SHARE * usual_s:
+        alone_s = (_BEATS_KEPT - 1) * min(self.beat_before_s, configured_period_s)
+        if len(self._beats) < _BEATS_KEPT or mono_s - self._beats[0] >= _SHORTEST_SHARE * alone_s:
             return False
         self._beats.clear()
         return True
