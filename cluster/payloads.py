@@ -150,7 +150,7 @@ def parse_information(payload: bytes, dialect: Dialect) -> Telemetry:
     return Telemetry(
         cpu_percent=_percent(cpu),
         memory_percent=_percent(memory),
-        memory_free_bytes=None if free_bytes is None else int(free_bytes),
+        memory_free_bytes=None if free_bytes is None else max(int(free_bytes), 0),
         beat=_optional_text(body, "beat"),
         source=_source(body) if dialect.is_engine else "",
     )

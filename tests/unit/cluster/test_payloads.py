@@ -24,6 +24,11 @@ def test_free_memory_of_any_real_machine_can_be_shown() -> None:
     assert node_pb2.NodeUsage(memory_free_bytes=telemetry.memory_free_bytes).memory_free_bytes == 2**20 * 10**12
 
 
+def test_free_memory_below_nothing_is_none() -> None:
+    """It would make the sum that a root is told less than what the other nodes have."""
+    assert parse_information(b'{"cpu": 1, "memory": 1, "memory_free_in_MB": -5}', Dialect.SEED).memory_free_bytes == 0
+
+
 @pytest.mark.parametrize("amount", ["1e308", "1e19", "-1e19", "nan", "inf"])
 def test_amounts_in_lists_beyond_all_bounds_are_left_out(amount: str) -> None:
     """The entry counts all the same: it says what runs."""
