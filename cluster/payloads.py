@@ -28,11 +28,22 @@ COMMANDS: Final = ("deploy", "delete", "move", "replicate")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GpuTelemetry:
+    """What a node's GPUs do, all together: percent 0..100, degrees Celsius, MiB; `driver` "" where it tells none."""
+
+    percent: float = 0.0
+    temperature_c: float = 0.0
+    memory_mb: int = 0
+    memory_used_mb: int = 0
+    driver: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Telemetry:
     """What a node measured of itself; None where it did not say. Percentages are 0..100.
 
     `beat` marks when the node sent it, by its own clock; leases echo it. `source` tells engines apart that share an
-    id: the address, the generation and the number of cores that it names.
+    id: the address, the generation and the number of cores that it names. `gpus` only the newer engines tell.
     """
 
     cpu_percent: float | None = None
@@ -40,6 +51,7 @@ class Telemetry:
     memory_free_bytes: int | None = None
     beat: str = ""
     source: str = ""
+    gpus: GpuTelemetry | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,6 +165,23 @@ def parse_information(payload: bytes, dialect: Dialect) -> Telemetry:
         memory_free_bytes=None if free_bytes is None else max(int(free_bytes), 0),
         beat=_optional_text(body, "beat"),
         source=_source(body) if dialect.is_engine else "",
+        gpus=_gpus(body) if dialect.is_engine and "gpu_usage" in body else None,
+    )
+
+
+def _gpus(body: Mapping[str, Any]) -> GpuTelemetry:
+    """Engines of 2025 name the memory used, those of 2026 its share of `vram`; a driver that they miss is "-"."""
+    total_mb = _lenient(body, "vram" if "vram" in body else "gpu_tot_mem") or 0.0
+    used_mb = total_mb * (_percent(_lenient(body, "vram_percent")) or 0.0) / 100
+    if "vram" not in body:
+        used_mb = _lenient(body, "gpu_mem_used") or 0.0
+    driver = body.get("gpu_driver")
+    return GpuTelemetry(
+        percent=_percent(_lenient(body, "gpu_usage")) or 0.0,
+        temperature_c=_lenient(body, "gpu_temp") or 0.0,
+        memory_mb=max(int(total_mb), 0),
+        memory_used_mb=max(int(used_mb), 0),
+        driver=driver[:MAX_TEXT] if isinstance(driver, str) and driver != "-" else "",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from cluster.jobs import JobSpec, Resources
 from cluster.nodes import Registration
+from cluster.payloads import GpuTelemetry
 from manager.domain.listing import Listing
 
 MAX_EVENTS: Final = 50
@@ -257,6 +258,7 @@ class NodeLive:
     cpu_percent: float | None = None
     memory_percent: float | None = None
     memory_free_bytes: int | None = None
+    gpus: GpuTelemetry | None = None
     beat: str = ""
     will_mono_s: float | None = None
     spared_mono_s: float | None = None

@@ -74,7 +74,7 @@ class Intake:
         telemetry = parse_information(message.payload, node.registration.dialect)
         live = self._core.state.live[node.id]
         before = _judged_load(node, live)
-        for name in ("cpu_percent", "memory_percent", "memory_free_bytes"):
+        for name in ("cpu_percent", "memory_percent", "memory_free_bytes", "gpus"):
             if (value := getattr(telemetry, name)) is not None:
                 setattr(live, name, value)
         live.beat = telemetry.beat

@@ -57,7 +57,7 @@ def _numbers_r1(totals: Totals) -> Document:
         "cpu_cores": totals.core_count,
         "cumulative_memory_in_mb": totals.memory_mb,
         "gpu_cores": totals.gpu_count,
-        "gpu_percent": 0,
+        "gpu_percent": round(totals.gpu_percent),
         "number_of_nodes": totals.node_count,
         "virtualization": list(totals.technologies),
         "more": 0,
@@ -66,10 +66,10 @@ def _numbers_r1(totals: Totals) -> Document:
 
 def _numbers_r2(totals: Totals) -> Document:
     return _numbers_r1(totals) | {
-        "gpu_tot_mem": 0,
-        "gpu_mem_used": 0,
-        "gpu_temp": 0.0,
-        "gpu_drivers": [],
+        "gpu_tot_mem": totals.gpu_memory_mb,
+        "gpu_mem_used": totals.gpu_memory_used_mb,
+        "gpu_temp": totals.gpu_temperature_c,
+        "gpu_drivers": list(totals.gpu_drivers),
         "supported_addons": list(totals.addons),
         "aggregation_per_architecture": {
             name: {
@@ -88,11 +88,11 @@ def _numbers_r3(totals: Totals) -> Document:
         "cpu_percent": totals.cpu_percent,
         "vcpus": totals.core_count,
         "memory_percent": totals.memory_percent,
-        "vram": 0,
-        "vram_percent": 0.0,
-        "gpu_temp": 0.0,
-        "gpu_drivers": [],
-        "gpu_percent": 0,
+        "vram": totals.gpu_memory_mb,
+        "vram_percent": totals.gpu_memory_used_mb * 100 / totals.gpu_memory_mb if totals.gpu_memory_mb else 0.0,
+        "gpu_temp": totals.gpu_temperature_c,
+        "gpu_drivers": list(totals.gpu_drivers),
+        "gpu_percent": round(totals.gpu_percent),
         "vgpus": totals.gpu_count,
         "memory": totals.memory_mb,
         "virtualization": list(totals.technologies),

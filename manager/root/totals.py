@@ -22,6 +22,11 @@ class Totals:
     core_count: int = 0
     memory_mb: int = 0
     gpu_count: int = 0
+    gpu_percent: float = 0.0
+    gpu_temperature_c: float = 0.0
+    gpu_memory_mb: int = 0
+    gpu_memory_used_mb: int = 0
+    gpu_drivers: tuple[str, ...] = ()
     technologies: tuple[str, ...] = ()
     addons: tuple[str, ...] = ()
     csi_drivers: tuple[str, ...] = ()
@@ -34,6 +39,7 @@ def totals_of(
     """The numbers of this moment; `is_part` leaves out those by architecture."""
     ready = [node for node in nodes if node.state is NodeState.READY]
     measured = [live[node.id] for node in ready]
+    gpus = [told for node in ready if node.capacity.gpus and (told := live[node.id].gpus)]
     return Totals(
         node_count=len(ready),
         cpu_percent=_mean([item.cpu_percent for item in measured if item.cpu_percent is not None]),
@@ -41,6 +47,11 @@ def totals_of(
         core_count=sum(node.capacity.cpu_millicores or 0 for node in ready) // 1000,
         memory_mb=sum(_free_bytes(node, live[node.id], allocated.get(node.id, NOTHING)) for node in ready) // MEBIBYTE,
         gpu_count=sum(node.capacity.gpus or 0 for node in ready),
+        gpu_percent=_mean([item.percent for item in gpus]),
+        gpu_temperature_c=sum(item.temperature_c for item in gpus) / len(gpus) if gpus else 0.0,
+        gpu_memory_mb=sum(item.memory_mb for item in gpus),
+        gpu_memory_used_mb=sum(item.memory_used_mb for item in gpus),
+        gpu_drivers=_union((item.driver,) for item in gpus if item.driver),
         technologies=_union(node.registration.technologies for node in ready),
         addons=_union(node.registration.addons for node in ready),
         csi_drivers=_union(node.registration.csi_drivers for node in ready),

@@ -11,8 +11,8 @@ from unit.root.recordings import load, names
 
 from cluster.documents import MEBIBYTE
 from cluster.jobs import Resources
-from cluster.nodes import Registration
-from cluster.payloads import ResourceEntry
+from cluster.nodes import Dialect, Registration
+from cluster.payloads import ResourceEntry, parse_information
 from manager.domain.model import Instance, InstanceState, Node, NodeLive, NodeState, Placement
 from manager.domain.roots import Era
 from manager.root.report import ReportedInstance, ReportedJob, report_body
@@ -119,6 +119,25 @@ def test_totals_are_means_and_sums_over_ready_nodes() -> None:
     assert (totals.core_count, totals.gpu_count, totals.memory_mb) == (12, 3, 7000)
     assert (totals.technologies, totals.addons) == (("docker", "unikernel"), ("x",))
     assert {name: part.cpu_percent for name, part in totals.by_architecture.items()} == {"amd64": 20.0, "arm64": 40.0}
+
+
+def test_gpus_are_told_as_the_newer_engines_measure_them() -> None:
+    """One of 2025 names the memory used, one of 2026 its share; a node without a GPU weighs nothing."""
+    told = {
+        "old": {"gpu_usage": 50, "gpu_temp": 60, "gpu_tot_mem": 8000, "gpu_mem_used": 2000, "gpu_driver": "-"},
+        "new": {"gpu_usage": "30", "gpu_temp": 40, "vram": 16000, "vram_percent": 50, "gpu_driver": "535.1"},
+        "none": {"gpu_usage": 90, "gpu_temp": 99, "vram": 0, "vram_percent": 0, "gpu_driver": "-"},
+    }
+    live = {}
+    for name, keys in told.items():
+        body = json.dumps({"cpu": 1, "memory": 1, "memory_free_in_MB": 1, **keys}).encode()
+        live[name] = NodeLive(gpus=parse_information(body, Dialect.ENGINE_C).gpus)
+    without = replace(_node("none"), registration=replace(_node("none").registration, capacity=Resources()))
+    totals = totals_of([_node("old"), _node("new"), without], live, {})
+    r2, r3 = (report_body(era, totals, []) for era in (Era.R2, Era.R3))
+    assert (r3["gpu_percent"], r3["gpu_temp"], r3["vram"], r3["vram_percent"]) == (40, 50.0, 24000, 10000 / 240)
+    assert (r3["gpu_drivers"], r3["vgpus"]) == (["535.1"], 2)
+    assert (r2["gpu_percent"], r2["gpu_tot_mem"], r2["gpu_mem_used"], r2["gpu_temp"]) == (40, 24000, 10000, 50.0)
 
 
 def test_empty_cluster_has_no_null() -> None:
