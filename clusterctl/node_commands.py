@@ -54,7 +54,7 @@ def drain(
     max_parallel: Annotated[int, typer.Option(min=0, help="How many instances move at once; 0: the default.")] = 0,
     deadline: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="0: the default.")] = 0,
 ) -> None:
-    """Cordon a node and move its instances away, waiting until it is empty."""
+    """Cordon a node and move its instances away, waiting until it is empty; uncordoning it takes that back."""
     from cluster.convert import duration
     from cluster.v1.manager_pb2 import DrainNodeRequest
     from clusterctl.client import connected, request_id
@@ -68,7 +68,7 @@ def drain(
         for last in peer.stream(peer.api.DrainNode, request):
             typer.echo(f"{last.moved_count}/{last.total_count} moved {printable(last.detail)}".rstrip())
     if last is None or not last.is_done or last.moved_count < last.total_count:
-        raise CommandError(f"{name} is cordoned but not empty")
+        raise CommandError(f"{name} is not empty: {last.detail if last else 'the drain broke off'}")
 
 
 @_node.command()

@@ -1,4 +1,7 @@
-"""Emptying a node: cordon it, move what runs there within a budget, wait, and tell how far it is."""
+"""Emptying a node: cordon it, move what runs there within a budget, wait, and tell how far it is.
+
+Uncordoning the node takes the drain back.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +54,10 @@ class Drain:
         while True:
             left = tuple(state.on_node[self._node.id])
             now_s = time.monotonic()
-            if not left or now_s > end_s:
-                yield self._last(total, left)
+            node = state.nodes.get(self._node.id)
+            is_taken_back = node is not None and not node.is_cordoned
+            if not left or is_taken_back or now_s > end_s:
+                yield self._last(total, left, is_taken_back=is_taken_back)
                 return
             await self._start_moves(left, now_s)
             progress = Progress(total=total, moved=total - len(left), detail=self._detail(left))
@@ -83,7 +88,10 @@ class Drain:
             return f"{len(left)} left; {len(obstacles)} cannot move now: {obstacles[0]}"
         return f"{len(left)} left"
 
-    def _last(self, total: int, left: tuple[InstanceKey, ...]) -> Progress:
+    def _last(self, total: int, left: tuple[InstanceKey, ...], *, is_taken_back: bool) -> Progress:
+        if is_taken_back:
+            detail = f"the node was uncordoned, the drain ends; {len(left)} stay"
+            return Progress(total=total, moved=total - len(left), detail=detail, is_done=True)
         if not left:
             return Progress(total=total, moved=total, detail="the node is empty and cordoned", is_done=True)
         detail = f"the deadline passed; {self._detail(left)}; the node stays cordoned"

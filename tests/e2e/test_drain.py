@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -93,8 +94,24 @@ def test_a_drain_that_cannot_end_says_why(pair: Cluster) -> None:
     assert said.status == 1
     assert "0/1 moved" in said.output
     assert "no node can take" in said.output
-    assert "cordoned but not empty" in said.output
+    assert "the deadline passed" in said.output
+    assert "the node stays cordoned" in said.output
     assert copies_of(pair, "bound") == before
+
+
+def test_uncordoning_takes_a_drain_back(pair: Cluster) -> None:
+    """What has not moved stays where it is, and the drain says why it ended."""
+    deploy(pair, "bound", constraints=[{"type": "direct", "node": HERE}])
+    wait_for_state(pair, "bound")
+    with ThreadPoolExecutor(1) as pool:
+        drain = pool.submit(node, pair, "drain", HERE)
+        wait_until(lambda: pair.node(HERE)["is_cordoned"], what="the drain has begun")
+        assert node(pair, "uncordon", HERE).status == 0
+        said = drain.result()
+    assert said.status == 1
+    assert "the node was uncordoned, the drain ends; 1 stay" in said.output
+    deploy(pair, "new", constraints=[{"type": "direct", "node": HERE}])
+    wait_for_state(pair, "new")
 
 
 def test_cordon_keeps_what_runs_and_refuses_what_is_new(pair: Cluster) -> None:
