@@ -37,7 +37,6 @@ def show_explanation(record: Mapping[str, Any]) -> None:
     """Write an explanation for people."""
     out = console()
     instance, planning = record["instance"], record["planning"]
-    out.print(f"{instance['id']} ({instance['job_name']}) is {instance['state']}.", markup=False, soft_wrap=True)
     for line in record["summary"].splitlines():
         out.print(printable(line), markup=False, soft_wrap=True)
     if planning is None:

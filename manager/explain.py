@@ -78,7 +78,8 @@ def _planning(planning: scheduler_pb2.ExplainResponse, instance: Instance) -> li
         but = " but for that" if own else ""
         return [*sentences, f"{planning.fitting_count} of {planning.node_count} nodes would take it now{but}."]
     if planning.refusals:
-        sentences.append(f"Of {planning.node_count} nodes, {', '.join(map(phrase, planning.refusals))}.")
+        nodes = "the only node" if planning.node_count == 1 else f"{planning.node_count} nodes"
+        sentences.append(f"Of {nodes}, {', '.join(map(phrase, planning.refusals))}.")
     if planning.smallest_change:
         sentences.append(f"The smallest change that would help: {planning.smallest_change}.")
     return sentences
