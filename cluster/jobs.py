@@ -141,3 +141,9 @@ class JobSpec:
         """16 hex digits over every field but the document."""
         text = repr([getattr(self, item.name) for item in fields(self) if item.compare])
         return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
+
+    @cached_property
+    def identity(self) -> str:
+        """32 hex digits over every field, the document too."""
+        text = repr([getattr(self, item.name) for item in fields(self)])
+        return hashlib.blake2s(text.encode(), digest_size=16).hexdigest()

@@ -17,6 +17,8 @@ from cluster.process import LOG, configure_logging, graceful, run, warn_if_expos
 from cluster.rpc import channel, serving, set_serving
 from cluster.v1 import manager_pb2
 from manager.core import Core
+from manager.detector import Detector
+from manager.figures import Gauge
 from manager.jobs import Jobs
 from manager.metrics import serve_metrics
 from manager.mqtt.bridge import Bridge
@@ -26,6 +28,7 @@ from manager.mqtt.intake import Intake
 from manager.mqtt.leases import acknowledge_leases
 from manager.nodes import Nodes
 from manager.planner import Planner
+from manager.planning import Planning
 from manager.ports import StoreError
 from manager.reconciler import Reconciler
 from manager.root.figures import show
@@ -50,7 +53,10 @@ class Parts:
     bridge: Bridge
     planner: Planner
     intake: Intake
+    detector: Detector
+    planning: Planning
     reconciler: Reconciler
+    gauge: Gauge
     servicer: ManagerServicer
     link: RootLink
     network: NetworkPlugin | None
@@ -69,11 +75,12 @@ def _statuses(core: Core, bridge: Bridge, planner: Planner, roots: Roots) -> lis
 
 def _build(settings: ManagerSettings, core: Core, scheduler: grpc.aio.Channel) -> Parts:
     planner = Planner(scheduler)
-    jobs = Jobs(core)
-    reconciler = Reconciler(core, planner, jobs, settings.lease_rules())
+    jobs, detector = Jobs(core), Detector(core)
+    reconciler = Reconciler(core, detector, jobs)
     client_id = settings.mqtt_client_id or f"manager-{core.cluster_id}"
-    bridge = Bridge(settings.mqtt_broker_host, settings.mqtt_broker_port, client_id, core.counters)
-    bridge.on_connection = reconciler.connection_changed
+    bridge = Bridge(settings.mqtt_broker_host, settings.mqtt_broker_port, client_id, core.counters, core.hearing)
+    intake = Intake(core, bridge, detector)
+    bridge.on_ready = intake.wake
     commander, address = MqttCommander(bridge, core), RootSettings().network_plugin_address
     network = NetworkPlugin(core, commander, address) if address else None
     core.dispatcher.commander = network or commander
@@ -81,15 +88,25 @@ def _build(settings: ManagerSettings, core: Core, scheduler: grpc.aio.Channel) -
     nodes = Nodes(core, settings.mqtt_advertised_port or settings.mqtt_broker_port)
     roots = Roots(core)
     servicer = ManagerServicer(
-        core, nodes, planner, jobs, settings.cluster_name, lambda: _statuses(core, bridge, planner, roots), roots
+        core,
+        nodes,
+        planner,
+        jobs,
+        detector,
+        settings.cluster_name,
+        lambda: _statuses(core, bridge, planner, roots),
+        roots,
     )
     show(roots)
     return Parts(
         core=core,
         bridge=bridge,
         planner=planner,
-        intake=Intake(core, bridge),
+        intake=intake,
+        detector=detector,
+        planning=Planning(core, planner),
         reconciler=reconciler,
+        gauge=Gauge(core),
         servicer=servicer,
         link=RootLink(core, roots, RootSettings),
         network=network,
@@ -113,7 +130,7 @@ async def _keep_checking(planner: Planner) -> None:
 async def serve(settings: ManagerSettings) -> None:
     """Run until a signal comes."""
     warn_if_exposed(settings.bind, ["gRPC", "metrics"])
-    core = Core(make_store(settings.store_url), settings.policy())
+    core = Core(make_store(settings.store_url), settings.policy(), settings.lease_rules())
     await core.open()
     writing = asyncio.create_task(core.writer.run(), name="writer")
     try:
@@ -134,13 +151,17 @@ async def _watch(writing: asyncio.Task[None]) -> None:
 async def _serve(settings: ManagerSettings, parts: Parts, writing: asyncio.Task[None]) -> None:
     address = f"{settings.bind}:{settings.manager_port}"
     async with serving(address, {SERVICE: add(parts.servicer)}) as healths, graceful() as tasks:
-        serve_metrics(settings.bind, settings.manager_metrics_port, parts.core)
+        serve_metrics(settings.bind, settings.manager_metrics_port, parts.core, parts.gauge)
         tasks.create_task(_watch(writing), name="writer-watch")
         tasks.create_task(parts.bridge.run(), name="bridge")
-        tasks.create_task(parts.intake.run(), name="intake")
+        tasks.create_task(parts.intake.take_telemetry_forever(), name="telemetry")
+        tasks.create_task(parts.intake.take_others_forever(), name="states")
         tasks.create_task(parts.images.run(), name="images")
-        tasks.create_task(parts.reconciler.plan_forever(), name="planning")
-        tasks.create_task(parts.reconciler.tick_forever(), name="tick")
+        tasks.create_task(parts.core.follow_forever(), name="follow-ups")
+        tasks.create_task(parts.planning.run(), name="planning")
+        tasks.create_task(parts.detector.run(), name="losses")
+        tasks.create_task(parts.reconciler.run(), name="tick")
+        tasks.create_task(parts.gauge.run(), name="gauge")
         tasks.create_task(acknowledge_leases(parts.core, parts.bridge, settings.lease_s), name="leases")
         tasks.create_task(_keep_health(parts, healths), name="health")
         tasks.create_task(_keep_checking(parts.planner), name="planner-check")

@@ -38,6 +38,10 @@ class SteadyClock:
         """Milliseconds since 1970."""
         return self._anchor_ms + self._boot()
 
+    def mono_s(self) -> float:
+        """Seconds of the clock by which silence is measured; the thread that receives messages reads the same one."""
+        return time.monotonic()
+
     def start_after(self, newest_ms: int) -> int:
         """Go on from a time that was already seen; answers by how much the machine's clock is behind it, 0 if not."""
         behind_ms = max(0, newest_ms - self.now_ms())

@@ -1,31 +1,50 @@
 """The heart of the shell: the cluster's state, its saving, its history, and what follows from a saved change.
 
-Everything that changes the state calls `commit` right after; commands go out only for what is durable.
+Everything that changes the state calls `commit` right after; commands go out, and history is told, only for what is
+durable. What concerns many instances at once follows in portions, so that calls and messages are served in between.
 """
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from cluster.errors import UnavailableError
+from cluster.errors import NotFoundError, UnavailableError
 from cluster.payloads import ResourceEntry
 from cluster.process import LOG
 from manager.clock import CLOCK
-from manager.dispatcher import Dispatcher
+from manager.dispatcher import Broken, Dispatcher
 from manager.domain.aggregate import ClusterState
+from manager.domain.hearing import Hearing
+from manager.domain.leases import LeaseRules, Leases
 from manager.domain.machine import wants_placement
-from manager.domain.model import Instance, InstanceKey, InstanceState, Node, Record, Setting
+from manager.domain.model import (
+    Event,
+    Instance,
+    InstanceKey,
+    InstanceState,
+    Job,
+    Logged,
+    Node,
+    NodeState,
+    Record,
+    Setting,
+)
 from manager.domain.policy import Policy
+from manager.domain.reconciliation import fence_ends_ms
 from manager.domain.registry import Dirty
 from manager.history import History
-from manager.ports import Contents, Kind, Store
-from manager.writer import RecordId, Writer
+from manager.ports import Clock, Kind, Quarantined, RecordId, Store, StoreRunner
+from manager.sequences import PlanSequences
+from manager.writer import Records, Writer
 
 REARM_MS: Final = 1000
+PORTION: Final = 200
+HEARD_UNTIL: Final = "heard_until_ms"
+InstanceListener = Callable[[Sequence[InstanceKey]], None]
 
 
 def now_ms() -> int:
@@ -34,48 +53,101 @@ def now_ms() -> int:
 
 
 class Core:
-    """State, writer, history, dispatcher and the queue of instances that want a node."""
+    """State, writer, history, dispatcher, leases, and the queue of instances that want a node."""
 
-    def __init__(self, store: Store, policy: Policy) -> None:
+    def __init__(
+        self,
+        store: Store,
+        policy: Policy,
+        rules: LeaseRules | None = None,
+        *,
+        clock: Clock = CLOCK,
+        runner: StoreRunner | None = None,
+    ) -> None:
         self.policy = policy
+        self.clock = clock
         self.state = ClusterState(policy)
         self.history = History()
-        self.dispatcher = Dispatcher(self.find_node, engine_period_s=policy.engine_period_ms / 1000)
+        self.hearing = Hearing(clock.mono_s())
+        self.leases = Leases(self.hearing, rules or LeaseRules())
+        period_s = policy.engine_period_ms / 1000
+        self.dispatcher = Dispatcher(self.find_node, self.state.is_ready, clock.mono_s, period_s)
+        self.dispatcher.on_broken = self._tell_broken
         self.counters: Counter[str] = Counter()
         self.settings: dict[str, Setting] = {}
+        self.quarantined: dict[RecordId, Quarantined] = {}
         self.usages: dict[InstanceKey, ResourceEntry] = {}
         self.orphans: dict[str, dict[tuple[str, int], ResourceEntry]] = {}
-        self.writer = Writer(store, self.adopt)
+        self.writer = Writer(store, self._revert, self._on_saved, runner)
+        self.saved_records = self.writer.saved
+        self.sequences = PlanSequences(self.touch_views)
         self.to_plan: dict[InstanceKey, None] = {}
         self.plan_wanted = asyncio.Event()
-        self.plan_sequence = 0
-        self.applied_sequence = 0
+        self.has_room = False
         self.may_purge: Callable[[InstanceKey], bool] = lambda _key: True
         self._alarms: list[tuple[int, InstanceKey]] = []
+        self._alarm_at: dict[InstanceKey, int] = {}
+        self._followed: deque[InstanceKey] = deque()
+        self._follow_wanted = asyncio.Event()
         self._view_listeners: set[Callable[[Iterable[str]], None]] = set()
+        self._instance_listeners: set[InstanceListener] = set()
+
+    # Beginning
 
     async def open(self) -> None:
         """Open the store and take over what it holds."""
-        self.adopt(await self.writer.open())
-
-    def adopt(self, contents: Contents) -> None:
-        """Replace memory by what was saved."""
+        contents = await self.writer.open(self.clock.now_ms())
         histories = [item.events for item in contents.nodes] + [item.events for item in contents.instances]
-        if behind_ms := CLOCK.start_after(max((events[-1].at_ms for events in histories if events), default=0)):
+        newest_ms = max((events[-1].at_ms for events in histories if events), default=0)
+        if behind_ms := self.clock.start_after(newest_ms):
             LOG.warning(
                 "the machine's clock is behind the newest record; going on from that", behind_s=behind_ms / 1000
             )
-        self.state.restore(contents.nodes, contents.jobs, contents.instances)
-        self.history.rebuild(contents.nodes, contents.jobs, contents.instances)
         self.settings = {item.name: item for item in contents.settings}
-        self.dispatcher.forget_all()
-        self._alarms = []
-        self.to_plan.clear()
-        for instance in contents.instances:
-            self._follow_up(instance)
-            self._set_alarm(instance)
-        self._notify_views(list(self.state.nodes))
+        self.state.restore(contents.nodes, contents.jobs, contents.instances)
+        self.history.begin(contents.nodes, contents.jobs, contents.instances)
+        self._begin_to_hear()
+        self._quarantine(contents.quarantined)
+        self._followed.extend(item.key for item in contents.instances)
+        self._follow_wanted.set()
         LOG.info("state loaded", nodes=len(contents.nodes), jobs=len(contents.jobs), instances=len(contents.instances))
+
+    def _begin_to_hear(self) -> None:
+        """Nobody knows who spoke while this manager was away: every node has as long again to be heard."""
+        until = self.settings.get(HEARD_UNTIL)
+        away_s = max(0.0, (self.clock.now_ms() - int(until.value)) / 1000) if until else 0.0
+        self.hearing = Hearing(self.clock.mono_s(), away_s)
+        self.leases = Leases(self.hearing, self.leases.rules)
+        for node in self.state.nodes.values():
+            if node.state is not NodeState.DOWN:
+                self.leases.watch(node.id)
+            elif any(self._is_undecided(key, node.id) for key in self.state.on_node[node.id]):
+                self.leases.resume(node.id)
+
+    def _is_undecided(self, key: InstanceKey, node_id: str) -> bool:
+        """Whether nobody has told an instance yet that its node is lost."""
+        placements = self.state.instances[key].placements()
+        return any(p.node_id == node_id and p.state is not InstanceState.UNKNOWN for _, p in placements)
+
+    def _quarantine(self, quarantined: Iterable[Quarantined]) -> None:
+        for item in quarantined:
+            self.quarantined[item.kind, item.id] = item
+            cause = f"the saved {item.kind} {item.id!r} cannot be read ({item.error}): it is in quarantine"
+            LOG.error("record in quarantine", kind=item.kind.value, id=item.id, error=item.error)
+            self.tell(f"{item.kind}:{item.id}", "quarantined", cause)
+
+    async def release_quarantined(self, kind: str, record_id: str) -> None:
+        """Drop a record that cannot be read. Raises NotFoundError or UnavailableError."""
+        found = next((item for item in self.quarantined.values() if (item.kind, item.id) == (kind, record_id)), None)
+        if found is None:
+            raise NotFoundError(f"no {kind or 'record'} {record_id!r} is in quarantine", field="id")
+        await self.writer.ask(lambda store: store.release(found.kind, found.id))
+        del self.quarantined[found.kind, found.id]
+        self.tell(f"{found.kind}:{found.id}", "released", "an operator dropped it from quarantine")
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970, by a clock that does not jump."""
+        return self.clock.now_ms()
 
     def find_node(self, node_id: str) -> Node | None:
         """The node of an id of ours."""
@@ -93,27 +165,33 @@ class Core:
 
     # Saving
 
-    def commit(self) -> asyncio.Future[None]:
-        """Save what changed; the future is done when it, and all before it, is durable. Effects follow from it."""
+    def commit(self, *, awaited: Iterable[InstanceKey] = (), is_urgent: bool = False) -> asyncio.Future[None]:
+        """Save what changed; the future is done when it is durable, and what is on its way of `awaited`.
+
+        With neither, it is done when all that is on its way is. `is_urgent`: somebody waits for an answer.
+        """
         dirty = self.state.take_dirty()
-        self.history.extend(dirty.events)
-        saved = self.writer.submit(self._records(dirty))
+        ids = [(Kind.INSTANCE, str(key)) for key in awaited]
+        saved = self.writer.submit(self._records(dirty), dirty.events, awaited=ids, is_urgent=is_urgent)
         if dirty.instances:
-            versions = {key: self._version(key) for key in dirty.instances}
-            saved.add_done_callback(lambda done: self._after_save(done, versions))
+            keys = tuple(dirty.instances)
+            saved.add_done_callback(lambda done: self._after_save(done, keys))
+        if self.state.has_freed:
+            self.state.has_freed = False
+            saved.add_done_callback(lambda _: self.look_for_room())
         self._flush_views()
         return saved
 
-    async def saved(self) -> None:
-        """Commit and wait for it. Raises UnavailableError when the store fails."""
-        await asyncio.shield(self.commit())
+    async def saved(self, awaited: Iterable[InstanceKey] = ()) -> None:
+        """Commit and wait for it, ahead of what nobody waits for. Raises UnavailableError when the store fails."""
+        await asyncio.shield(self.commit(awaited=awaited, is_urgent=True))
 
     def put_setting(self, name: str, value: str) -> asyncio.Future[None]:
         """Keep a named value."""
         old = self.settings.get(name)
         setting = Setting(name=name, value=value, version=(old.version if old else 0) + 1)
         self.settings[name] = setting
-        return self.writer.submit({(Kind.SETTING, name): setting})
+        return self.writer.submit({(Kind.SETTING, name): setting}, is_urgent=True)
 
     def _records(self, dirty: Dirty) -> dict[RecordId, Record | None]:
         records: dict[RecordId, Record | None] = {}
@@ -125,27 +203,86 @@ class Core:
             records[Kind.INSTANCE, str(key)] = self.state.instances.get(key)
         return records
 
-    def _version(self, key: InstanceKey) -> int:
-        instance = self.state.instances.get(key)
-        return instance.version if instance else 0
+    def _revert(self, records: Records) -> None:
+        """What was not saved never happened: memory is what the store holds."""
+        for (kind, name), record in records.items():
+            match kind:
+                case Kind.NODE:
+                    self.state.revert_node(name, record if isinstance(record, Node) else None)
+                case Kind.JOB:
+                    self.state.revert_job(name, record if isinstance(record, Job) else None)
+                case Kind.INSTANCE:
+                    key = _key_of(name)
+                    self.state.revert_instance(key, record if isinstance(record, Instance) else None)
+                    self._followed.append(key)
+                case Kind.SETTING:
+                    self.settings.pop(name, None)
+                    if isinstance(record, Setting):
+                        self.settings[name] = record
+        self._follow_wanted.set()
+        self._flush_views()
 
-    def _after_save(self, done: asyncio.Future[None], versions: dict[InstanceKey, int]) -> None:
-        """Act on what is durable; an instance that changed again since is left to its next save."""
+    def _on_saved(self, events: Sequence[Logged]) -> None:
+        self.history.extend((logged.subject, logged.event) for logged in events)
+
+    def tell(self, subject: str, kind: str, cause: str, *, state: str = "", node_id: str = "") -> None:
+        """Add to the history what belongs to no record's own."""
+        event = Event(at_ms=self.now_ms(), actor="manager", kind=kind, state=state, cause=cause, node_id=node_id)
+        self.history.extend([(subject, event)])
+
+    def _tell_broken(self, broken: Broken) -> None:
+        cause = f"its {broken.effect.verb} cannot be sent ({broken.why}); it is tried again"
+        self.tell(f"instance:{broken.effect.key}", "unsendable", cause, node_id=broken.effect.node_id)
+
+    # What follows from what is durable
+
+    def _after_save(self, done: asyncio.Future[None], keys: Sequence[InstanceKey]) -> None:
         if done.cancelled() or done.exception():
             return
-        for key, version in versions.items():
-            instance = self.state.instances.get(key)
-            if instance is None:
-                self.dispatcher.forget(key)
-                self.usages.pop(key, None)
-            elif instance.version == version:
-                self._follow_up(instance)
-                self._set_alarm(instance)
+        self._followed.extend(keys)
+        for listener in self._instance_listeners:
+            listener(keys)
+        if len(self._followed) == len(keys):
+            self._follow_portion()
+        if self._followed:
+            self._follow_wanted.set()
 
-    def _follow_up(self, instance: Instance) -> None:
-        self.dispatcher.consider(instance)
-        if wants_placement(instance) and (instance.retry_at_ms or 0) <= now_ms():
-            self.want_plan(instance.key)
+    async def follow_forever(self) -> None:
+        """Act on what was saved, portion by portion."""
+        while True:
+            await self._follow_wanted.wait()
+            self._follow_wanted.clear()
+            while self._followed:
+                self._follow_portion()
+                await asyncio.sleep(0)
+
+    def _follow_portion(self) -> None:
+        for _ in range(min(PORTION, len(self._followed))):
+            key = self._followed.popleft()
+            try:
+                self._follow(key)
+            except Exception:  # noqa: BLE001 - what is wrong with one instance must not hold up the others
+                self.counters["follow_ups_failed"] += 1
+                LOG.exception("what follows from a change failed", instance=str(key))
+
+    def _follow(self, key: InstanceKey) -> None:
+        """An instance that changed again since is left to its next save."""
+        instance = self.state.instances.get(key)
+        if instance is None:
+            self.dispatcher.forget(key)
+            self.usages.pop(key, None)
+            self._alarm_at.pop(key, None)
+        elif self.saved_records.instances.get(key) is instance:
+            self.dispatcher.consider(instance)
+            self._set_alarm(instance)
+            is_due = (instance.retry_at_ms or 0) <= self.now_ms()
+            if is_due and wants_placement(instance) and instance.state is not InstanceState.PENDING:
+                self.want_plan(key)
+
+    def listen_instances(self, listener: InstanceListener) -> Callable[[], None]:
+        """Be told the keys of instances whose change is durable; answers a function that ends it."""
+        self._instance_listeners.add(listener)
+        return lambda: self._instance_listeners.discard(listener)
 
     # Planning and alarms
 
@@ -154,33 +291,50 @@ class Core:
         self.to_plan[key] = None
         self.plan_wanted.set()
 
-    def retry_pending(self) -> None:
-        """Something changed for the better: look again for whatever found no node."""
-        for instance in self.state.instances.values():
-            if instance.state is InstanceState.PENDING and instance.is_desired:
-                self.want_plan(instance.key)
+    def look_for_room(self) -> None:
+        """Something changed for the better: look again for what found no node."""
+        if self.state.waiting:
+            self.has_room = True
+            self.plan_wanted.set()
 
     def _set_alarm(self, instance: Instance, overdue_at_ms: int = 0) -> None:
-        times = [p.deadline_ms for _, p in instance.placements() if p.deadline_ms is not None]
-        if instance.retry_at_ms is not None and wants_placement(instance):
-            times.append(instance.retry_at_ms)
-        if instance.state is InstanceState.STOPPED:
-            times.append(instance.updated_at_ms + self.policy.retention_ms)
-        if times:
-            at_ms = min(times)
-            heapq.heappush(self._alarms, (max(at_ms, overdue_at_ms) if at_ms <= now_ms() else at_ms, instance.key))
+        at_ms = min(self._alarm_times(instance), default=None)
+        if at_ms is None:
+            self._alarm_at.pop(instance.key, None)
+            return
+        if at_ms <= self.now_ms():
+            at_ms = max(at_ms, overdue_at_ms)
+        if self._alarm_at.get(instance.key) != at_ms:
+            self._alarm_at[instance.key] = at_ms
+            heapq.heappush(self._alarms, (at_ms, instance.key))
 
-    def due_alarms(self, at_ms: int) -> list[InstanceKey]:
-        """The instances with a deadline, a retry or the end of their retention at or before a time."""
-        due: dict[InstanceKey, None] = {}
-        while self._alarms and self._alarms[0][0] <= at_ms:
-            due[heapq.heappop(self._alarms)[1]] = None
-        return [key for key in due if key in self.state.instances]
+    def _alarm_times(self, instance: Instance) -> Iterable[int]:
+        for _, placement in instance.placements():
+            if placement.deadline_ms is not None:
+                yield placement.deadline_ms
+        if wants_placement(instance):
+            if instance.state is InstanceState.PENDING:
+                yield from fence_ends_ms(self.state, instance, self.now_ms())
+            elif instance.retry_at_ms is not None:
+                yield instance.retry_at_ms
+        if instance.state is InstanceState.STOPPED:
+            yield instance.updated_at_ms + self.policy.retention_ms
+
+    def due_alarms(self, at_ms: int, limit: int) -> list[InstanceKey]:
+        """Up to `limit` instances with a deadline, a retry, a fence or the end of their retention by then."""
+        due: list[InstanceKey] = []
+        while self._alarms and self._alarms[0][0] <= at_ms and len(due) < limit:
+            alarm_ms, key = heapq.heappop(self._alarms)
+            if self._alarm_at.get(key) == alarm_ms:
+                del self._alarm_at[key]
+                if key in self.state.instances:
+                    due.append(key)
+        return due
 
     def rearm(self, key: InstanceKey) -> None:
         """Set the next alarm of an instance whose last one rang without a change."""
         if key in self.state.instances:
-            self._set_alarm(self.state.instances[key], overdue_at_ms=now_ms() + REARM_MS)
+            self._set_alarm(self.state.instances[key], overdue_at_ms=self.now_ms() + REARM_MS)
 
     # The scheduler's view
 
@@ -201,3 +355,8 @@ class Core:
     def _notify_views(self, node_ids: list[str]) -> None:
         for listener in self._view_listeners:
             listener(node_ids)
+
+
+def _key_of(name: str) -> InstanceKey:
+    job_id, _, number = name.rpartition("/")
+    return InstanceKey(job_id, int(number))

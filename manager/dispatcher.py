@@ -2,124 +2,194 @@
 
 from __future__ import annotations
 
+import heapq
 import math
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cluster.nodes import Dialect
+from cluster.process import LOG
 from manager.domain.effects import Effect, Verb, effects_of
-from manager.domain.model import Instance, InstanceKey, Node, NodeState
+from manager.domain.model import Instance, InstanceKey, Node
 
 FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 60.0
 ENGINE_DEPLOY_PERIODS: Final = 30.0
 ENGINE_DELETE_PERIODS: Final = 7.5
+MOST_PER_TICK: Final = 1000
 Identity = tuple[Verb, InstanceKey, int]
 
 
 class Commander(Protocol):
     """Hands a command to the broker."""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a broker."""
+
     def send(self, node: Node, effect: Effect) -> bool:
-        """True once it is in the broker client's hands; False while there is no broker."""
+        """True once it is in the broker client's hands; False where it has to wait for something."""
 
 
 @dataclass
 class Outstanding:
-    """A command that its node has not confirmed."""
+    """A command that its node has not confirmed. `due_mono_s` infinite: it waits for its node to be READY."""
 
     effect: Effect
     attempts: int = 0
-    due_mono_s: float = 0.0
+    due_mono_s: float = -math.inf
     sent_mono_s: float = -math.inf
 
 
+@dataclass(frozen=True)
+class Broken:
+    """A command that cannot be sent, and why."""
+
+    effect: Effect
+    why: str
+
+
 class Dispatcher:
-    """Knows what is outstanding; `on_sent` is told of each command that went out."""
+    """Knows what is outstanding; `on_sent` is told of each command that went out, `on_broken` of what cannot be sent.
+
+    Whatever is wrong with one command holds up no other. While there is no broker everything waits, and costs nothing.
+    """
 
     def __init__(
         self,
         find_node: Callable[[str], Node | None],
-        clock: Callable[[], float] = time.monotonic,
+        is_ready: Callable[[str], bool],
+        clock: Callable[[], float],
         engine_period_s: float = 2.0,
     ) -> None:
         self._find_node = find_node
+        self._is_ready = is_ready
         self._engine_period_s = engine_period_s
         self._clock = clock
         self.on_sent: Callable[[Node, Effect], None] = lambda _node, _effect: None
+        self.on_broken: Callable[[Broken], None] = lambda _broken: None
         self._outstanding: dict[Identity, Outstanding] = {}
         self._by_key: defaultdict[InstanceKey, set[Identity]] = defaultdict(set)
+        self._by_node: defaultdict[str, dict[Identity, None]] = defaultdict(dict)
+        self._due: list[tuple[float, int, Identity]] = []
+        self._serial = 0
+        self.broken: dict[Identity, Broken] = {}
         self.commander: Commander | None = None
+
+    def __len__(self) -> int:
+        return len(self._outstanding)
 
     def consider(self, instance: Instance) -> None:
         """Send what a saved instance calls for, and stop repeating what it no longer calls for."""
         wanted = {effect.identity: effect for effect in effects_of(instance)}
-        for identity in self._by_key[instance.key] - wanted.keys():
+        for identity in self._by_key.get(instance.key, set()) - wanted.keys():
             self._drop(identity)
         for identity, effect in wanted.items():
             if identity not in self._outstanding:
                 self._outstanding[identity] = Outstanding(effect)
                 self._by_key[instance.key].add(identity)
-                self._try(self._outstanding[identity])
-        if not self._by_key[instance.key]:
-            del self._by_key[instance.key]
+                self._by_node[effect.node_id][identity] = None
+                self._try(identity)
 
     def forget(self, key: InstanceKey) -> None:
         """Stop repeating anything of an instance."""
-        for identity in self._by_key.pop(key, set()):
-            self._outstanding.pop(identity, None)
+        for identity in tuple(self._by_key.get(key, ())):
+            self._drop(identity)
 
-    def forget_all(self) -> None:
-        """Start anew."""
-        self._outstanding.clear()
-        self._by_key.clear()
-
-    def tick(self) -> None:
-        """Repeat what is due."""
+    def tick(self) -> bool:
+        """Repeat what is due; True where more of it is."""
+        if self.commander is None or not self.commander.is_ready:
+            return False
         now = self._clock()
-        for item in list(self._outstanding.values()):
-            if item.due_mono_s <= now:
-                self._try(item)
+        for _ in range(MOST_PER_TICK):
+            if not self._due or self._due[0][0] > now:
+                return False
+            due_s, _, identity = heapq.heappop(self._due)
+            item = self._outstanding.get(identity)
+            if item is not None and item.due_mono_s == due_s:
+                self._try(identity)
+        return True
 
     def repeat_for(self, node_id: str, sent_before_s: float = math.inf) -> None:
         """A node is heard again after a gap: whatever it was told before may have been lost."""
-        for item in list(self._outstanding.values()):
-            if item.effect.node_id == node_id and item.sent_mono_s < sent_before_s:
-                item.due_mono_s, item.attempts = 0.0, 0
+        for identity in self._by_node.get(node_id, ()):
+            item = self._outstanding[identity]
+            if item.sent_mono_s < sent_before_s:
+                item.attempts = 0
+                self._postpone(identity, item, 0.0)
 
     def repeat(self, verb: Verb, key: InstanceKey, node_id: str, after_s: float) -> None:
         """A node lost a command: send it again after a pause, whatever was planned."""
         for identity in self._by_key.get(key, ()):
             item = self._outstanding[identity]
             if item.effect.verb is verb and item.effect.node_id == node_id:
-                item.due_mono_s = self._clock() + after_s
+                self._postpone(identity, item, after_s)
 
     def send_once(self, effect: Effect) -> None:
         """Send a command that no saved instance calls for: the deletion of a stale copy."""
         node = self._find_node(effect.node_id)
         if node is not None and self.commander is not None:
-            self.commander.send(node, effect)
+            self._send(node, effect)
 
     def _drop(self, identity: Identity) -> None:
-        self._outstanding.pop(identity, None)
-        self._by_key[identity[1]].discard(identity)
+        item = self._outstanding.pop(identity)
+        self.broken.pop(identity, None)
+        _discard(self._by_key, identity[1], identity)
+        held = self._by_node[item.effect.node_id]
+        del held[identity]
+        if not held:
+            del self._by_node[item.effect.node_id]
 
-    def _try(self, item: Outstanding) -> None:
+    def _postpone(self, identity: Identity, item: Outstanding, pause_s: float) -> None:
+        item.due_mono_s = self._clock() + pause_s
+        if pause_s < math.inf:
+            self._serial += 1
+            heapq.heappush(self._due, (item.due_mono_s, self._serial, identity))
+
+    def _try(self, identity: Identity) -> None:
+        item = self._outstanding[identity]
         node = self._find_node(item.effect.node_id)
         is_first = item.attempts == 0
-        if node is None or self.commander is None or not (is_first or node.state is NodeState.READY):
-            item.due_mono_s = self._clock() + 1.0
-            return
-        if not self.commander.send(node, item.effect):
-            item.due_mono_s = self._clock() + 0.5
-            return
-        item.attempts += 1
-        item.sent_mono_s = self._clock()
-        item.due_mono_s = self._clock() + pause_s(node, item.effect.verb, item.attempts, self._engine_period_s)
-        self.on_sent(node, item.effect)
+        if node is None or self.commander is None or not (is_first or self._is_ready(node.id)):
+            self._postpone(identity, item, math.inf if node else LONGEST_PAUSE_S)
+        elif not self._send(node, item.effect):
+            self._postpone(identity, item, 0.5)
+        else:
+            item.attempts += 1
+            item.sent_mono_s = self._clock()
+            self._postpone(identity, item, self._pause_s(node, item))
+            self.on_sent(node, item.effect)
+
+    def _pause_s(self, node: Node, item: Outstanding) -> float:
+        if item.effect.identity in self.broken:
+            return LONGEST_PAUSE_S
+        return pause_s(node, item.effect.verb, item.attempts, self._engine_period_s)
+
+    def _send(self, node: Node, effect: Effect) -> bool:
+        assert self.commander is not None
+        try:
+            is_sent = self.commander.send(node, effect)
+        except Exception as error:  # noqa: BLE001 - what is wrong with one command must not hold up the others
+            self._break(effect, f"{type(error).__name__}: {error}")
+            return True
+        if is_sent:
+            self.broken.pop(effect.identity, None)
+        return is_sent
+
+    def _break(self, effect: Effect, why: str) -> None:
+        """It is tried again, seldom; the first time is told."""
+        if effect.identity not in self.broken:
+            LOG.exception("command cannot be sent", instance=str(effect.key), verb=effect.verb.value)
+            self.broken[effect.identity] = Broken(effect, why)
+            self.on_broken(self.broken[effect.identity])
+
+
+def _discard(index: dict[InstanceKey, set[Identity]], key: InstanceKey, identity: Identity) -> None:
+    index[key].discard(identity)
+    if not index[key]:
+        del index[key]
 
 
 def pause_s(node: Node, verb: Verb, attempts: int, engine_period_s: float) -> float:

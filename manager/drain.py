@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cluster.errors import ClusterError
-from manager.core import Core, now_ms
+from manager.core import Core
 from manager.domain.model import InstanceKey, Node
 from manager.moves import Mover
 
@@ -46,7 +46,7 @@ class Drain:
     async def run(self) -> AsyncIterator[Progress]:
         """Progress whenever it changed, and every two seconds; the last one `is_done`."""
         state = self._core.state
-        state.set_cordoned(self._node.id, True, "operator", now_ms())
+        state.set_cordoned(self._node.id, True, "operator", self._core.now_ms())
         await self._core.saved()
         total = len(state.on_node[self._node.id])
         end_s = time.monotonic() + self._deadline_s

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Final
 
 from cluster.v1 import scheduler_pb2
 from manager.domain.engines import ENGINE_REASONS
+from manager.domain.leases import Hold
 from manager.domain.model import Instance, InstanceState
 from manager.domain.refusals import phrase
 
@@ -16,9 +18,16 @@ _WAITING: Final = (S.PENDING, S.REQUESTED, S.FAILED, S.LOST)
 
 
 def summary(
-    instance: Instance, name_of: Callable[[str], str], planning: scheduler_pb2.ExplainResponse | None, now_ms: int
+    instance: Instance,
+    name_of: Callable[[str], str],
+    planning: scheduler_pb2.ExplainResponse | None,
+    now_ms: int,
+    hold: Hold | None = None,
 ) -> str:
-    """A few sentences; `name_of` gives a node's name, `planning` what the scheduler thinks now."""
+    """A few sentences; `name_of` gives a node's name, `planning` what the scheduler thinks now.
+
+    `hold` is why its silent node is waited for.
+    """
     waits = planning is not None and instance.state is S.PENDING
     detail = "no node can take it" if waits else instance.detail.rstrip(".")
     sentences = [f"{instance.job_name} ({instance.key}) is {instance.state}: {detail}."]
@@ -31,15 +40,25 @@ def summary(
     if instance.attempts:
         failed = "The last attempt" if instance.attempts == 1 else f"The last {instance.attempts} attempts"
         sentences.append(f"{failed} failed.")
+    if hold is not None:
+        sentences.append(_waited_for(hold, name_of(instance.node_id)))
     sentences.extend(_what_is_next(instance, now_ms))
     has_next = instance.is_desired and instance.state in _WAITING and not _is_given_up(instance)
     if planning is not None and has_next:
         sentences.extend(_planning(planning, instance))
-    if instance.retry_at_ms is not None and instance.state in _WAITING:
-        pause = f"in {max(0, instance.retry_at_ms - now_ms) / 1000:.0f} s"
-        sooner = ", or as soon as something changes for the better" if instance.state is S.PENDING else ""
-        sentences.append(f"It is tried again {pause}{sooner}.")
+    if instance.state is S.PENDING:
+        sentences.append("It is tried again as soon as something changes for the better.")
+    elif instance.retry_at_ms is not None and instance.state in _WAITING:
+        sentences.append(f"It is tried again in {max(0, instance.retry_at_ms - now_ms) / 1000:.0f} s.")
     return " ".join(sentences)
+
+
+def _waited_for(hold: Hold, node: str) -> str:
+    bound = f"for {hold.left_s:.0f} s at most" if isfinite(hold.left_s) else "until another node is READY"
+    return (
+        f"It is not placed anew yet, because {hold.cause}: {node} is waited for {bound}, "
+        f"or until `clusterctl node confirm-lost {node}`."
+    )
 
 
 def _is_given_up(instance: Instance) -> bool:

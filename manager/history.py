@@ -1,4 +1,4 @@
-"""The recent history of the whole cluster, in memory: rebuilt at start from what every record keeps of its own."""
+"""The recent history of the whole cluster, in memory: begun at start with what every record keeps of its own."""
 
 from __future__ import annotations
 
@@ -43,17 +43,16 @@ class History:
         self._last_id = 0
         self._watchers: set[asyncio.Event] = set()
 
-    def rebuild(self, nodes: Iterable[Node], jobs: Iterable[Job], instances: Iterable[Instance]) -> None:
-        """Take over what the records remember."""
+    def begin(self, nodes: Iterable[Node], jobs: Iterable[Job], instances: Iterable[Instance]) -> None:
+        """Begin with the newest of what the records remember."""
         found = [(f"node:{node.id}", event) for node in nodes for event in node.events]
         found += [(f"job:{job.id}", event) for job in jobs for event in job.events]
         found += [(f"instance:{item.key}", event) for item in instances for event in item.events]
         found.sort(key=lambda pair: pair[1].at_ms)
-        self._entries.clear()
         self.extend(found[-MAX_KEPT:])
 
     def extend(self, events: Iterable[tuple[str, Event]]) -> None:
-        """Append events in order and wake the watchers."""
+        """Append what happened, in order, once it is durable, and wake the watchers."""
         for subject, event in events:
             self._last_id = max(self._last_id + 1, event.at_ms * 1000)
             self._entries.append(Entry(id=self._last_id, subject=subject, event=event))

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from cluster.errors import ConflictError, InvalidInputError, NotFoundError
 from cluster.jobs import JobSpec
-from manager.core import Core, now_ms
+from manager.core import Core
 from manager.domain.model import Instance, InstanceKey, Job, Update, UpdatePhase
 from manager.domain.replicas import scale
 from manager.domain.rolling import begin, controlled, step
 
-MAX_INSTANCES = 10_000
+MAX_INSTANCES: Final = 10_000
+LOOK_MS: Final = 1_000
 
 
 class Jobs:
     """Changes jobs; the caller waits for the core's commit."""
 
-    def __init__(self, core: Core, clock: Callable[[], int] = now_ms) -> None:
+    def __init__(self, core: Core, clock: Callable[[], int] | None = None) -> None:
         self._core = core
-        self._now_ms = clock
+        self._now_ms = clock or core.now_ms
+        self._looked_ms: dict[str, int] = {}
 
     def get(self, job_id: str) -> Job:
         """The job. Raises NotFoundError."""
@@ -86,8 +89,13 @@ class Jobs:
                 self._core.state.redeploy(InstanceKey(job_id, number), taken.spec, at_ms)
         return self._core.state.jobs[job_id]
 
-    def advance_all(self) -> None:
-        """Take the next step of every update under way."""
-        for job in tuple(self._core.state.jobs.values()):
-            if job.update is not None:
-                self.advance(job.id)
+    def advance_due(self) -> None:
+        """Take the next step of the updates under way of which something changed, or that were not looked at lately."""
+        at_ms = self._now_ms()
+        for job_id in tuple(self._core.state.updating):
+            if self._core.state.touched.pop(job_id, None) or at_ms - self._looked_ms.get(job_id, 0) >= LOOK_MS:
+                self._looked_ms[job_id] = at_ms
+                self.advance(job_id)
+        self._core.state.touched.clear()
+        for job_id in self._looked_ms.keys() - self._core.state.updating.keys():
+            del self._looked_ms[job_id]

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from cluster.errors import ConflictError, InvalidInputError, NotFoundError
 from cluster.jobs import RestartPolicy
 from cluster.nodes import Dialect
-from manager.core import Core, now_ms
+from manager.core import Core
 from manager.domain.effects import Effect, Verb
 from manager.domain.engines import exclusions
 from manager.domain.events import MovePlanned
-from manager.domain.model import Instance, InstanceKey, InstanceState, Node
+from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeKind
 from manager.domain.refusals import phrase
-from manager.planner import Planner, Request
+from manager.planner import Request, Scheduler
 
 
 class Mover:
     """Plans a successor, re-checks it and saves it; the life cycle does the rest."""
 
-    def __init__(self, core: Core, planner: Planner) -> None:
+    def __init__(self, core: Core, planner: Scheduler) -> None:
         self._core = core
         self._planner = planner
 
@@ -68,9 +68,11 @@ class Mover:
         core.require_store()
         self._check_movable(instance)
         target_id = core.state.get_node(target, "node_to").id if target else ""
-        node_id = await self._plan(instance, target_id, tuple(excluded))
-        moved = self._start(instance.key, node_id, actor)
-        await core.saved()
+        with core.sequences.plan() as plan:
+            node_id = await self._plan(instance, target_id, tuple(excluded), plan.number)
+            plan.node_ids.add(node_id)
+            moved = self._start(instance.key, node_id, actor)
+        await core.saved([moved.key])
         self._advise_source(moved)
         return core.state.instances.get(instance.key, moved)
 
@@ -91,24 +93,24 @@ class Mover:
                 f"node {node.name} never reported a state: a move could not be seen to work", field=field
             )
 
-    async def _plan(self, instance: Instance, target_id: str, excluded: tuple[str, ...]) -> str:
+    async def _plan(self, instance: Instance, target_id: str, excluded: tuple[str, ...], sequence: int) -> str:
         core = self._core
         if target_id == instance.node_id:
             raise ConflictError(f"{instance.key} is on that node already", field="node_to")
         if target_id:
             self._check_reports(core.state.nodes[target_id], "node_to")
         unfit = exclusions(core.state, instance)
-        if target_id in unfit:
-            raise ConflictError(f"{instance.key} cannot go there: {phrase(unfit[target_id])}", field="node_to")
-        core.plan_sequence += 1
+        if target_id and (refusal := unfit.of(core.state.nodes[target_id])):
+            raise ConflictError(f"{instance.key} cannot go there: {phrase(refusal)}", field="node_to")
         request = Request(
             key=instance.key,
             spec=instance.spec,
-            excluded_node_ids=(instance.node_id, *excluded, *self._silent_nodes(), *unfit),
+            excluded_node_ids=(instance.node_id, *excluded, *unfit.nodes),
+            excluded_kinds=(NodeKind.MUTE, *unfit.kinds),
             target_node_id=target_id,
         )
         peers = {instance.key.job_id: core.state.peers(instance.key.job_id)}
-        [result] = await self._planner.plan([request], peers, core.plan_sequence)
+        [result] = await self._planner.plan([request], peers, sequence)
         if not result.node_id:
             reasons = ", ".join(map(phrase, result.refusals))
             raise ConflictError(
@@ -116,14 +118,10 @@ class Mover:
             )
         return result.node_id
 
-    def _silent_nodes(self) -> list[str]:
-        nodes = self._core.state.nodes.values()
-        return [node.id for node in nodes if node.registration.dialect is Dialect.SEED and not node.has_reported]
-
     def _start(self, key: InstanceKey, node_id: str, actor: str) -> Instance:
         """Re-check on the present state and reserve."""
         core = self._core
-        core.touch_views([node_id])
+        core.require_store()
         instance = core.state.instances.get(key)
         if instance is None or not instance.is_desired:
             raise ConflictError(f"{key} was deleted meanwhile", field="job")
@@ -134,11 +132,11 @@ class Mover:
         event = MovePlanned(
             actor=actor,
             node_id=node_id,
-            generation=max(instance.generation + 1, now_ms()),
-            deadline_ms=core.state.first_deadline_ms(node_id, now_ms()),
+            generation=max(instance.generation + 1, core.now_ms()),
+            deadline_ms=core.state.first_deadline_ms(node_id, core.now_ms()),
             is_live=self._can_move_live(instance, node_id),
         )
-        return core.state.apply(key, event, now_ms())
+        return core.state.apply(key, event, core.now_ms())
 
     def _can_move_live(self, instance: Instance, node_id: str) -> bool:
         """Both ends run our worker on the same kind of machine, and nothing but the guest has to move."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-
 from cluster.nodes import Registration
 from cluster.process import LOG
-from manager.core import Core, now_ms
+from manager.core import Core
 from manager.domain.engines import on_restart
 from manager.domain.events import NodeWasRemoved
 from manager.domain.model import Node
@@ -21,13 +19,16 @@ class Nodes:
 
     async def register(self, registration: Registration) -> Node:
         """Admit a node or renew what it said, durably. Raises AlreadyExistsError or UnavailableError."""
-        self._core.require_store()
-        state, mono_s = self._core.state, time.monotonic()
+        core = self._core
+        core.require_store()
+        state, mono_s = core.state, core.clock.mono_s()
         known = state.find_node(registration.name)
-        node = state.register(registration, now_ms(), mono_s)
+        node = state.register(registration, core.now_ms())
+        core.hearing.heard(node.id, mono_s)
+        core.leases.watch(node.id)
         if known is not None and known.id == node.id and registration.dialect.is_engine:
-            on_restart(state, known, node, now_ms(), mono_s)
-        await self._core.saved()
+            on_restart(state, known, node, core.now_ms(), mono_s)
+        await core.saved()
         LOG.info("node registered", node_id=node.id, name=node.name, dialect=registration.dialect)
         return node
 
@@ -41,9 +42,11 @@ class Nodes:
 
     def remove(self, node: Node, *, is_forced: bool) -> None:
         """Forget a node. Raises ConflictError while it holds instances, unless forced: then they are placed anew."""
-        state = self._core.state
+        core, state = self._core, self._core.state
         if is_forced:
             for key in tuple(state.on_node[node.id]):
-                state.apply(key, NodeWasRemoved(node_id=node.id, actor="operator"), now_ms())
+                state.apply(key, NodeWasRemoved(node_id=node.id, actor="operator"), core.now_ms())
         state.remove_node(node.id)
+        core.leases.forget(node.id)
+        core.hearing.forget((node.id, *node.aliases))
         LOG.info("node removed", node_id=node.id, name=node.name, forced=is_forced)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 import grpc
 
@@ -11,11 +12,12 @@ from cluster.convert import resources_to_proto, spec_to_proto
 from cluster.errors import ClusterError
 from cluster.jobs import JobSpec, Resources
 from cluster.rpc_errors import from_rpc_error
-from cluster.v1 import instance_pb2, scheduler_pb2, scheduler_pb2_grpc
-from manager.domain.model import InstanceKey, Refusal
+from cluster.v1 import instance_pb2, node_pb2, scheduler_pb2, scheduler_pb2_grpc
+from manager.domain.model import InstanceKey, NodeKind, Refusal
 
-PLAN_TIMEOUT_S = 10.0
-CHECK_TIMEOUT_S = 2.0
+PLAN_TIMEOUT_S: Final = 10.0
+CHECK_TIMEOUT_S: Final = 2.0
+KINDS: Final = {kind: node_pb2.NodeKind.Value(f"NODE_KIND_{kind.name}") for kind in NodeKind}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,7 @@ class Request:
     key: InstanceKey
     spec: JobSpec
     excluded_node_ids: tuple[str, ...] = ()
+    excluded_kinds: tuple[NodeKind, ...] = ()
     target_node_id: str = ""
     released_node_id: str = ""
     released: Resources | None = None
@@ -37,6 +40,13 @@ class Result:
     node_id: str
     refusals: tuple[Refusal, ...] = field(default=())
     cause: str = ""
+
+
+class Scheduler(Protocol):
+    """Whoever plans: the scheduler over gRPC, or one in the same process."""
+
+    async def plan(self, requests: Sequence[Request], peers: dict[str, dict[str, int]], sequence: int) -> list[Result]:
+        """Plan in order; `peers` has the open placements of each job by node. Raises ClusterError."""
 
 
 class Planner:
@@ -102,6 +112,7 @@ def plan_request(
             key=instance_pb2.InstanceKey(job_id=job_id, number=request.key.number),
             spec_index=positions[known],
             excluded_node_ids=request.excluded_node_ids,
+            excluded_kinds=map(KINDS.__getitem__, request.excluded_kinds),
             target_node_id=request.target_node_id,
             released_node_id=request.released_node_id,
             released=resources_to_proto(request.released) if request.released else None,

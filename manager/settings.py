@@ -24,8 +24,15 @@ class ManagerSettings(ProcessSettings):
     cluster_name: str = "cluster"
     lease_s: float = Field(default=10.0, gt=0)
     grace_s: float = Field(default=5.0, ge=0)
+    will_grace_s: float = Field(default=10.0, ge=0, description="from a node's last will until it is DOWN")
     mass_expiry_share: float = Field(default=0.3, ge=0, le=1)
-    mass_expiry_count: int = Field(default=5, ge=1)
+    mass_expiry_count: int = Field(default=2, ge=1)
+    mass_hold_s: float = Field(
+        default=120.0, ge=0, description="how long nodes that fell silent together are waited for"
+    )
+    return_cap_s: float = Field(
+        default=600.0, ge=0, description="after an outage a node has as long again to return, at most this"
+    )
     schedule_deadline_s: float = Field(default=30.0, gt=0)
     start_deadline_s: float = Field(default=600.0, gt=0)
     retry_base_s: float = Field(default=1.0, gt=0)
@@ -53,6 +60,9 @@ class ManagerSettings(ProcessSettings):
         return LeaseRules(
             lease_s=self.lease_s,
             grace_s=self.grace_s,
+            will_grace_s=self.will_grace_s,
             mass_share=self.mass_expiry_share,
             mass_count=self.mass_expiry_count,
+            hold_s=self.mass_hold_s,
+            return_cap_s=self.return_cap_s,
         )

@@ -21,6 +21,13 @@ _STATES: Final = {
     node_pb2.NODE_STATE_SUSPECT: "suspect",
     node_pb2.NODE_STATE_DOWN: "down",
 }
+_KINDS: Final = {
+    node_pb2.NODE_KIND_WORKER: "worker",
+    node_pb2.NODE_KIND_SEED: "seed",
+    node_pb2.NODE_KIND_MUTE: "mute",
+    node_pb2.NODE_KIND_ENGINE_A: "engine_a",
+    node_pb2.NODE_KIND_ENGINE_C: "engine_c",
+}
 _GOARCH: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 # Decided by the root before the job came here.
 _DECIDED_BY_ROOT: Final = ("clusters",)
@@ -40,7 +47,13 @@ def node_facts(node: node_pb2.Node) -> NodeFacts:
         capacity=capacity,
         allocated=resources_from_proto(node.allocated),
         instance_count=node.instance_count,
-        features=_features(tuple(said.technologies), said.architecture, tuple(said.addons), tuple(said.csi_drivers)),
+        features=_features(
+            tuple(said.technologies),
+            said.architecture,
+            tuple(said.addons),
+            tuple(said.csi_drivers),
+            _KINDS.get(node.kind, ""),
+        ),
         cpu_percent=usage.cpu_percent if capacity.cpu_millicores is None else 0.0,
         memory_percent=usage.memory_percent if capacity.memory_bytes is None else 0.0,
     )
@@ -48,7 +61,7 @@ def node_facts(node: node_pb2.Node) -> NodeFacts:
 
 @lru_cache(maxsize=1024)
 def _features(
-    technologies: tuple[str, ...], architecture: str, addons: tuple[str, ...], csi_drivers: tuple[str, ...]
+    technologies: tuple[str, ...], architecture: str, addons: tuple[str, ...], csi_drivers: tuple[str, ...], kind: str
 ) -> frozenset[Feature]:
     """Nodes of one kind share one set."""
     found = {("technology", value) for value in technologies}
@@ -56,6 +69,8 @@ def _features(
     found |= {("csi_driver", value) for value in csi_drivers}
     if architecture:
         found.add(("architecture", _GOARCH.get(architecture, architecture)))
+    if kind:
+        found.add(("kind", kind))
     return frozenset(found)
 
 
@@ -106,6 +121,7 @@ def _item(item: scheduler_pb2.PlanItem, field: str, spec_count: int) -> Item:
         job_id=item.key.job_id,
         number=item.key.number,
         excluded=frozenset(item.excluded_node_ids),
+        excluded_kinds=frozenset(_KINDS.get(kind, "") for kind in item.excluded_kinds),
         target=item.target_node_id,
         released_node_id=item.released_node_id,
         released=resources_from_proto(item.released) if item.HasField("released") else None,

@@ -167,6 +167,27 @@ class NotExcluded(_Whole):
 
 
 @dataclass(frozen=True, slots=True)
+class NotOfKind(_Whole):
+    """The caller did not rule nodes of this kind out."""
+
+    kinds: frozenset[str]
+    reason = "kind"
+
+    def mask(self, columns: Columns, rows: Rows) -> Mask:
+        """All others."""
+        found = np.zeros(columns.length, np.bool_)
+        for kind in self.kinds:
+            if (mask := columns.feature(("kind", kind))) is not None:
+                found |= mask
+        return ~found[: len(columns)][rows]
+
+    def miss(self, columns: Columns, row: int) -> Miss:
+        """Says that its kind was ruled out."""
+        name = columns.nodes[row].name
+        return Miss(f"{name} is of a kind that was ruled out for this instance", f"admit {name} again")
+
+
+@dataclass(frozen=True, slots=True)
 class Unjudged(_Whole):
     """A hard constraint that nothing known of any node can fulfil."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from cluster.jobs import Resources
 from scheduler.columns import Columns, Numbers
 from scheduler.explain import Explanation, ReasonCount, explain, refusals
-from scheduler.filters import Filter, Named, NotExcluded
+from scheduler.filters import Filter, Named, NotExcluded, NotOfKind
 from scheduler.ledger import Ledger, PlanKey
 from scheduler.query import Query
 from scheduler.ranking import Ranking, Rankings
@@ -33,13 +33,15 @@ class Ask:
 class Item:
     """One placement that is wanted, for the specification at index `ask`.
 
-    `released_node_id` has a reservation of `released` (by default the demand) for this instance, which does not count.
+    `excluded` are ids of nodes, `excluded_kinds` kinds of them. `released_node_id` has a reservation of `released` (by
+    default the demand) for this instance, which does not count.
     """
 
     ask: int = 0
     job_id: str = ""
     number: int = 0
     excluded: frozenset[str] = frozenset()
+    excluded_kinds: frozenset[str] = frozenset()
     target: str = ""
     released_node_id: str = ""
     released: Resources | None = None
@@ -121,6 +123,9 @@ class _Contest:
         for node_id in item.excluded:
             if (row := self.columns.row_of(node_id)) is not None:
                 keys[row] = np.inf
+        for kind in item.excluded_kinds:
+            if (mask := self.columns.feature(("kind", kind))) is not None:
+                keys[mask[: len(keys)]] = np.inf
         return keys
 
     def best(self, item: Item) -> int | None:
@@ -154,11 +159,14 @@ class _Contest:
             own.append(Named("target", frozenset((item.target,))))
         if item.excluded:
             own.append(NotExcluded(item.excluded))
+        if item.excluded_kinds:
+            own.append(NotOfKind(item.excluded_kinds))
         return (*own, *self._ranking.filters)
 
     def refusals(self, item: Item) -> tuple[ReasonCount, ...]:
         """Why no node fits an item; asked again while nothing changed, it is not worked out again."""
-        asked = (self.columns.version, item.excluded, item.target, item.released_node_id, item.released)
+        excluded = (item.excluded, item.excluded_kinds)
+        asked = (self.columns.version, excluded, item.target, item.released_node_id, item.released)
         if self._refused[0] != asked:
             self._refused = (asked, refusals(self.columns, self.filters(item)))
         return self._refused[1]

@@ -13,6 +13,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -467,6 +468,58 @@ class DrainNodeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrainNodeResponse: _TypeAlias = DrainNodeResponse  # noqa: Y015
+
+@_typing.final
+class ConfirmLostRequest(_message.Message):
+    """ConfirmLostRequest names nodes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NODES_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """request_id is for tracing only."""
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """nodes are ids, aliases or names. Empty: all that are waited for."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        nodes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmLostRequest: _TypeAlias = ConfirmLostRequest  # noqa: Y015
+
+@_typing.final
+class ConfirmLostResponse(_message.Message):
+    """ConfirmLostResponse tells which nodes were given up."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_node_pb2.Node]:
+        """nodes are they."""
+
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[_node_pb2.Node] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfirmLostResponse: _TypeAlias = ConfirmLostResponse  # noqa: Y015
 
 @_typing.final
 class RemoveNodeRequest(_message.Message):
@@ -1496,6 +1549,12 @@ class GetStatusResponse(_message.Message):
     INSTANCE_COUNTS_FIELD_NUMBER: _builtins.int
     COUNTERS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    HELD_NODE_IDS_FIELD_NUMBER: _builtins.int
+    HELD_NODE_COUNT_FIELD_NUMBER: _builtins.int
+    HOLD_CAUSE_FIELD_NUMBER: _builtins.int
+    HOLD_LEFT_FIELD_NUMBER: _builtins.int
+    QUARANTINED_FIELD_NUMBER: _builtins.int
+    UNSENDABLE_FIELD_NUMBER: _builtins.int
     cluster_id: _builtins.str
     """cluster_id names this cluster."""
     cluster_name: _builtins.str
@@ -1504,6 +1563,10 @@ class GetStatusResponse(_message.Message):
     """is_connected_to_root tells whether a root has admitted this cluster."""
     version: _builtins.str
     """version is the program's version."""
+    held_node_count: _builtins.int
+    """held_node_count is how many they are."""
+    hold_cause: _builtins.str
+    """hold_cause says why the first of them is waited for, in words. Empty: none is."""
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PartStatus]:
         """parts are the manager's parts."""
@@ -1520,6 +1583,22 @@ class GetStatusResponse(_message.Message):
     def counters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """counters are totals since the manager's start, such as "mqtt_malformed"."""
 
+    @_builtins.property
+    def held_node_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """held_node_ids are silent nodes that are waited for, 1,000 of them at most: nothing of theirs is placed anew yet."""
+
+    @_builtins.property
+    def hold_left(self) -> _duration_pb2.Duration:
+        """hold_left is for how long at most. Absent: until another node is READY, or none is waited for."""
+
+    @_builtins.property
+    def quarantined(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """quarantined are saved records that cannot be read, as "KIND ID"."""
+
+    @_builtins.property
+    def unsendable(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """unsendable are instances with a command that cannot be sent, as "JOB/NUMBER"."""
+
     def __init__(
         self,
         *,
@@ -1531,14 +1610,148 @@ class GetStatusResponse(_message.Message):
         instance_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         counters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         version: _builtins.str = ...,
+        held_node_ids: _abc.Iterable[_builtins.str] | None = ...,
+        held_node_count: _builtins.int = ...,
+        hold_cause: _builtins.str = ...,
+        hold_left: _duration_pb2.Duration | None = ...,
+        quarantined: _abc.Iterable[_builtins.str] | None = ...,
+        unsendable: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold_left", b"hold_left"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "cluster_name", b"cluster_name", "counters", b"counters", "instance_counts", b"instance_counts", "is_connected_to_root", b"is_connected_to_root", "node_counts", b"node_counts", "parts", b"parts", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_id", b"cluster_id", "cluster_name", b"cluster_name", "counters", b"counters", "held_node_count", b"held_node_count", "held_node_ids", b"held_node_ids", "hold_cause", b"hold_cause", "hold_left", b"hold_left", "instance_counts", b"instance_counts", "is_connected_to_root", b"is_connected_to_root", "node_counts", b"node_counts", "parts", b"parts", "quarantined", b"quarantined", "unsendable", b"unsendable", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class QuarantinedRecord(_message.Message):
+    """QuarantinedRecord is a saved record that cannot be read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    DOCUMENT_JSON_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """kind is node, job, instance or setting."""
+    id: _builtins.str
+    """id names it among its kind."""
+    document_json: _builtins.str
+    """document_json is what was saved."""
+    error: _builtins.str
+    """error says why it cannot be read."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """at is when it was set aside."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        id: _builtins.str = ...,
+        document_json: _builtins.str = ...,
+        error: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "document_json", b"document_json", "error", b"error", "id", b"id", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantinedRecord: _TypeAlias = QuarantinedRecord  # noqa: Y015
+
+@_typing.final
+class ListQuarantinedRequest(_message.Message):
+    """ListQuarantinedRequest asks for all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantinedRequest: _TypeAlias = ListQuarantinedRequest  # noqa: Y015
+
+@_typing.final
+class ListQuarantinedResponse(_message.Message):
+    """ListQuarantinedResponse holds them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantinedRecord]:
+        """records are ordered by kind and id."""
+
+    def __init__(
+        self,
+        *,
+        records: _abc.Iterable[Global___QuarantinedRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantinedResponse: _TypeAlias = ListQuarantinedResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseQuarantinedRequest(_message.Message):
+    """ReleaseQuarantinedRequest drops one for good."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """request_id is for tracing only."""
+    kind: _builtins.str
+    """kind is that of the record."""
+    id: _builtins.str
+    """id is that of the record."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseQuarantinedRequest: _TypeAlias = ReleaseQuarantinedRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseQuarantinedResponse(_message.Message):
+    """ReleaseQuarantinedResponse is empty: the record is gone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseQuarantinedResponse: _TypeAlias = ReleaseQuarantinedResponse  # noqa: Y015
 
 @_typing.final
 class GetRootRequest(_message.Message):

@@ -70,6 +70,11 @@ class ManagerServiceStub:
                 request_serializer=cluster_dot_v1_dot_manager__pb2.DrainNodeRequest.SerializeToString,
                 response_deserializer=cluster_dot_v1_dot_manager__pb2.DrainNodeResponse.FromString,
                 _registered_method=True)
+        self.ConfirmLost = channel.unary_unary(
+                '/cluster.v1.ManagerService/ConfirmLost',
+                request_serializer=cluster_dot_v1_dot_manager__pb2.ConfirmLostRequest.SerializeToString,
+                response_deserializer=cluster_dot_v1_dot_manager__pb2.ConfirmLostResponse.FromString,
+                _registered_method=True)
         self.RemoveNode = channel.unary_unary(
                 '/cluster.v1.ManagerService/RemoveNode',
                 request_serializer=cluster_dot_v1_dot_manager__pb2.RemoveNodeRequest.SerializeToString,
@@ -145,6 +150,16 @@ class ManagerServiceStub:
                 request_serializer=cluster_dot_v1_dot_manager__pb2.StreamLogsRequest.SerializeToString,
                 response_deserializer=cluster_dot_v1_dot_manager__pb2.StreamLogsResponse.FromString,
                 _registered_method=True)
+        self.ListQuarantined = channel.unary_unary(
+                '/cluster.v1.ManagerService/ListQuarantined',
+                request_serializer=cluster_dot_v1_dot_manager__pb2.ListQuarantinedRequest.SerializeToString,
+                response_deserializer=cluster_dot_v1_dot_manager__pb2.ListQuarantinedResponse.FromString,
+                _registered_method=True)
+        self.ReleaseQuarantined = channel.unary_unary(
+                '/cluster.v1.ManagerService/ReleaseQuarantined',
+                request_serializer=cluster_dot_v1_dot_manager__pb2.ReleaseQuarantinedRequest.SerializeToString,
+                response_deserializer=cluster_dot_v1_dot_manager__pb2.ReleaseQuarantinedResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/cluster.v1.ManagerService/GetStatus',
                 request_serializer=cluster_dot_v1_dot_manager__pb2.GetStatusRequest.SerializeToString,
@@ -210,6 +225,14 @@ class ManagerServiceServicer:
 
     def DrainNode(self, request, context):
         """DrainNode cordons a node and moves its instances away, telling how far it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ConfirmLost(self, request, context):
+        """ConfirmLost gives nodes up that are silent and waited for: their instances are placed anew at once, as their jobs
+        say. FAILED_PRECONDITION for a node that is heard or was given up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -320,6 +343,20 @@ class ManagerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListQuarantined(self, request, context):
+        """ListQuarantined tells which saved records cannot be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseQuarantined(self, request, context):
+        """ReleaseQuarantined drops a record that cannot be read, once it is exported or given up. NOT_FOUND where there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """GetStatus says whether the manager's parts are ready and what the cluster is called.
         """
@@ -378,6 +415,11 @@ def add_ManagerServiceServicer_to_server(servicer, server):
                     servicer.DrainNode,
                     request_deserializer=cluster_dot_v1_dot_manager__pb2.DrainNodeRequest.FromString,
                     response_serializer=cluster_dot_v1_dot_manager__pb2.DrainNodeResponse.SerializeToString,
+            ),
+            'ConfirmLost': grpc.unary_unary_rpc_method_handler(
+                    servicer.ConfirmLost,
+                    request_deserializer=cluster_dot_v1_dot_manager__pb2.ConfirmLostRequest.FromString,
+                    response_serializer=cluster_dot_v1_dot_manager__pb2.ConfirmLostResponse.SerializeToString,
             ),
             'RemoveNode': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveNode,
@@ -453,6 +495,16 @@ def add_ManagerServiceServicer_to_server(servicer, server):
                     servicer.StreamLogs,
                     request_deserializer=cluster_dot_v1_dot_manager__pb2.StreamLogsRequest.FromString,
                     response_serializer=cluster_dot_v1_dot_manager__pb2.StreamLogsResponse.SerializeToString,
+            ),
+            'ListQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantined,
+                    request_deserializer=cluster_dot_v1_dot_manager__pb2.ListQuarantinedRequest.FromString,
+                    response_serializer=cluster_dot_v1_dot_manager__pb2.ListQuarantinedResponse.SerializeToString,
+            ),
+            'ReleaseQuarantined': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseQuarantined,
+                    request_deserializer=cluster_dot_v1_dot_manager__pb2.ReleaseQuarantinedRequest.FromString,
+                    response_serializer=cluster_dot_v1_dot_manager__pb2.ReleaseQuarantinedResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -660,6 +712,33 @@ class ManagerService:
             '/cluster.v1.ManagerService/DrainNode',
             cluster_dot_v1_dot_manager__pb2.DrainNodeRequest.SerializeToString,
             cluster_dot_v1_dot_manager__pb2.DrainNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ConfirmLost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.v1.ManagerService/ConfirmLost',
+            cluster_dot_v1_dot_manager__pb2.ConfirmLostRequest.SerializeToString,
+            cluster_dot_v1_dot_manager__pb2.ConfirmLostResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1065,6 +1144,60 @@ class ManagerService:
             '/cluster.v1.ManagerService/StreamLogs',
             cluster_dot_v1_dot_manager__pb2.StreamLogsRequest.SerializeToString,
             cluster_dot_v1_dot_manager__pb2.StreamLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.v1.ManagerService/ListQuarantined',
+            cluster_dot_v1_dot_manager__pb2.ListQuarantinedRequest.SerializeToString,
+            cluster_dot_v1_dot_manager__pb2.ListQuarantinedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseQuarantined(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.v1.ManagerService/ReleaseQuarantined',
+            cluster_dot_v1_dot_manager__pb2.ReleaseQuarantinedRequest.SerializeToString,
+            cluster_dot_v1_dot_manager__pb2.ReleaseQuarantinedResponse.FromString,
             options,
             channel_credentials,
             insecure,

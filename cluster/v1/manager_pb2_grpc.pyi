@@ -47,6 +47,10 @@ class ManagerServiceStub:
     """CordonNode stops or allows new placements on a node."""
     DrainNode: _grpc.UnaryStreamMultiCallable[_manager_pb2.DrainNodeRequest, _manager_pb2.DrainNodeResponse]
     """DrainNode cordons a node and moves its instances away, telling how far it is."""
+    ConfirmLost: _grpc.UnaryUnaryMultiCallable[_manager_pb2.ConfirmLostRequest, _manager_pb2.ConfirmLostResponse]
+    """ConfirmLost gives nodes up that are silent and waited for: their instances are placed anew at once, as their jobs
+    say. FAILED_PRECONDITION for a node that is heard or was given up.
+    """
     RemoveNode: _grpc.UnaryUnaryMultiCallable[_manager_pb2.RemoveNodeRequest, _manager_pb2.RemoveNodeResponse]
     """RemoveNode forgets a node. FAILED_PRECONDITION while it holds instances or is alive, unless forced."""
     DeployInstances: _grpc.UnaryUnaryMultiCallable[_manager_pb2.DeployInstancesRequest, _manager_pb2.DeployInstancesResponse]
@@ -77,6 +81,10 @@ class ManagerServiceStub:
     """WatchEvents streams the history as it happens."""
     StreamLogs: _grpc.UnaryStreamMultiCallable[_manager_pb2.StreamLogsRequest, _manager_pb2.StreamLogsResponse]
     """StreamLogs streams the output of an instance from its worker."""
+    ListQuarantined: _grpc.UnaryUnaryMultiCallable[_manager_pb2.ListQuarantinedRequest, _manager_pb2.ListQuarantinedResponse]
+    """ListQuarantined tells which saved records cannot be read."""
+    ReleaseQuarantined: _grpc.UnaryUnaryMultiCallable[_manager_pb2.ReleaseQuarantinedRequest, _manager_pb2.ReleaseQuarantinedResponse]
+    """ReleaseQuarantined drops a record that cannot be read, once it is exported or given up. NOT_FOUND where there is none."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_manager_pb2.GetStatusRequest, _manager_pb2.GetStatusResponse]
     """GetStatus says whether the manager's parts are ready and what the cluster is called."""
     GetRoot: _grpc.UnaryUnaryMultiCallable[_manager_pb2.GetRootRequest, _manager_pb2.GetRootResponse]
@@ -103,6 +111,10 @@ class ManagerServiceAsyncStub(ManagerServiceStub):
     """CordonNode stops or allows new placements on a node."""
     DrainNode: _aio.UnaryStreamMultiCallable[_manager_pb2.DrainNodeRequest, _manager_pb2.DrainNodeResponse]  # type: ignore[assignment]
     """DrainNode cordons a node and moves its instances away, telling how far it is."""
+    ConfirmLost: _aio.UnaryUnaryMultiCallable[_manager_pb2.ConfirmLostRequest, _manager_pb2.ConfirmLostResponse]  # type: ignore[assignment]
+    """ConfirmLost gives nodes up that are silent and waited for: their instances are placed anew at once, as their jobs
+    say. FAILED_PRECONDITION for a node that is heard or was given up.
+    """
     RemoveNode: _aio.UnaryUnaryMultiCallable[_manager_pb2.RemoveNodeRequest, _manager_pb2.RemoveNodeResponse]  # type: ignore[assignment]
     """RemoveNode forgets a node. FAILED_PRECONDITION while it holds instances or is alive, unless forced."""
     DeployInstances: _aio.UnaryUnaryMultiCallable[_manager_pb2.DeployInstancesRequest, _manager_pb2.DeployInstancesResponse]  # type: ignore[assignment]
@@ -133,6 +145,10 @@ class ManagerServiceAsyncStub(ManagerServiceStub):
     """WatchEvents streams the history as it happens."""
     StreamLogs: _aio.UnaryStreamMultiCallable[_manager_pb2.StreamLogsRequest, _manager_pb2.StreamLogsResponse]  # type: ignore[assignment]
     """StreamLogs streams the output of an instance from its worker."""
+    ListQuarantined: _aio.UnaryUnaryMultiCallable[_manager_pb2.ListQuarantinedRequest, _manager_pb2.ListQuarantinedResponse]  # type: ignore[assignment]
+    """ListQuarantined tells which saved records cannot be read."""
+    ReleaseQuarantined: _aio.UnaryUnaryMultiCallable[_manager_pb2.ReleaseQuarantinedRequest, _manager_pb2.ReleaseQuarantinedResponse]  # type: ignore[assignment]
+    """ReleaseQuarantined drops a record that cannot be read, once it is exported or given up. NOT_FOUND where there is none."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_manager_pb2.GetStatusRequest, _manager_pb2.GetStatusResponse]  # type: ignore[assignment]
     """GetStatus says whether the manager's parts are ready and what the cluster is called."""
     GetRoot: _aio.UnaryUnaryMultiCallable[_manager_pb2.GetRootRequest, _manager_pb2.GetRootResponse]  # type: ignore[assignment]
@@ -198,6 +214,16 @@ class ManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_manager_pb2.DrainNodeResponse], _abc.AsyncIterator[_manager_pb2.DrainNodeResponse]]:
         """DrainNode cordons a node and moves its instances away, telling how far it is."""
+
+    @_abc_1.abstractmethod
+    def ConfirmLost(
+        self,
+        request: _manager_pb2.ConfirmLostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_manager_pb2.ConfirmLostResponse, _abc.Awaitable[_manager_pb2.ConfirmLostResponse]]:
+        """ConfirmLost gives nodes up that are silent and waited for: their instances are placed anew at once, as their jobs
+        say. FAILED_PRECONDITION for a node that is heard or was given up.
+        """
 
     @_abc_1.abstractmethod
     def RemoveNode(
@@ -318,6 +344,22 @@ class ManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_manager_pb2.StreamLogsResponse], _abc.AsyncIterator[_manager_pb2.StreamLogsResponse]]:
         """StreamLogs streams the output of an instance from its worker."""
+
+    @_abc_1.abstractmethod
+    def ListQuarantined(
+        self,
+        request: _manager_pb2.ListQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_manager_pb2.ListQuarantinedResponse, _abc.Awaitable[_manager_pb2.ListQuarantinedResponse]]:
+        """ListQuarantined tells which saved records cannot be read."""
+
+    @_abc_1.abstractmethod
+    def ReleaseQuarantined(
+        self,
+        request: _manager_pb2.ReleaseQuarantinedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_manager_pb2.ReleaseQuarantinedResponse, _abc.Awaitable[_manager_pb2.ReleaseQuarantinedResponse]]:
+        """ReleaseQuarantined drops a record that cannot be read, once it is exported or given up. NOT_FOUND where there is none."""
 
     @_abc_1.abstractmethod
     def GetStatus(

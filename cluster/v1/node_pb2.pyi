@@ -85,6 +85,42 @@ NODE_DIALECT_ENGINE_C: NodeDialect.ValueType  # 4
 """NODE_DIALECT_ENGINE_C is a worker engine of 2026."""
 Global___NodeDialect: _TypeAlias = NodeDialect  # noqa: Y015
 
+class _NodeKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NodeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NodeKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NODE_KIND_UNSPECIFIED: _NodeKind.ValueType  # 0
+    """NODE_KIND_UNSPECIFIED is not used."""
+    NODE_KIND_WORKER: _NodeKind.ValueType  # 1
+    """NODE_KIND_WORKER is this project's worker."""
+    NODE_KIND_SEED: _NodeKind.ValueType  # 2
+    """NODE_KIND_SEED registered with the documented four keys and reports states."""
+    NODE_KIND_MUTE: _NodeKind.ValueType  # 3
+    """NODE_KIND_MUTE registered with the documented four keys and never reported a state."""
+    NODE_KIND_ENGINE_A: _NodeKind.ValueType  # 4
+    """NODE_KIND_ENGINE_A is a worker engine of the generations A and B."""
+    NODE_KIND_ENGINE_C: _NodeKind.ValueType  # 5
+    """NODE_KIND_ENGINE_C is a worker engine of the generations C and D."""
+
+class NodeKind(_NodeKind, metaclass=_NodeKindEnumTypeWrapper):
+    """NodeKind tells nodes apart by how they can be placed on."""
+
+NODE_KIND_UNSPECIFIED: NodeKind.ValueType  # 0
+"""NODE_KIND_UNSPECIFIED is not used."""
+NODE_KIND_WORKER: NodeKind.ValueType  # 1
+"""NODE_KIND_WORKER is this project's worker."""
+NODE_KIND_SEED: NodeKind.ValueType  # 2
+"""NODE_KIND_SEED registered with the documented four keys and reports states."""
+NODE_KIND_MUTE: NodeKind.ValueType  # 3
+"""NODE_KIND_MUTE registered with the documented four keys and never reported a state."""
+NODE_KIND_ENGINE_A: NodeKind.ValueType  # 4
+"""NODE_KIND_ENGINE_A is a worker engine of the generations A and B."""
+NODE_KIND_ENGINE_C: NodeKind.ValueType  # 5
+"""NODE_KIND_ENGINE_C is a worker engine of the generations C and D."""
+Global___NodeKind: _TypeAlias = NodeKind  # noqa: Y015
+
 @_typing.final
 class NodeUsage(_message.Message):
     """NodeUsage is what a node last measured of itself."""
@@ -205,6 +241,7 @@ class Node(_message.Message):
     TOPIC_ID_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     PLAN_SEQUENCE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is 24 hex digits."""
     state: Global___NodeState.ValueType
@@ -219,6 +256,8 @@ class Node(_message.Message):
     """detail says why it is in its state, in words."""
     plan_sequence: _builtins.int
     """plan_sequence is the highest plan that `allocated` takes into account. Read by the scheduler."""
+    kind: Global___NodeKind.ValueType
+    """kind is what kind of node it is by the messages that it sends. Written by the manager."""
     @_builtins.property
     def registration(self) -> Global___NodeRegistration:
         """registration is what it said last."""
@@ -254,10 +293,11 @@ class Node(_message.Message):
         topic_id: _builtins.str = ...,
         detail: _builtins.str = ...,
         plan_sequence: _builtins.int = ...,
+        kind: Global___NodeKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "heartbeat_at", b"heartbeat_at", "registered_at", b"registered_at", "registration", b"registration", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "detail", b"detail", "heartbeat_at", b"heartbeat_at", "id", b"id", "instance_count", b"instance_count", "is_cordoned", b"is_cordoned", "plan_sequence", b"plan_sequence", "registered_at", b"registered_at", "registration", b"registration", "state", b"state", "topic_id", b"topic_id", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocated", b"allocated", "detail", b"detail", "heartbeat_at", b"heartbeat_at", "id", b"id", "instance_count", b"instance_count", "is_cordoned", b"is_cordoned", "kind", b"kind", "plan_sequence", b"plan_sequence", "registered_at", b"registered_at", "registration", b"registration", "state", b"state", "topic_id", b"topic_id", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

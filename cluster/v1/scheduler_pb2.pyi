@@ -5,6 +5,7 @@ The planner: which node gets which instance, and why not."""
 
 from cluster.v1 import instance_pb2 as _instance_pb2
 from cluster.v1 import job_pb2 as _job_pb2
+from cluster.v1 import node_pb2 as _node_pb2
 from cluster.v1 import resources_pb2 as _resources_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -33,6 +34,7 @@ class PlanItem(_message.Message):
     TARGET_NODE_ID_FIELD_NUMBER: _builtins.int
     RELEASED_NODE_ID_FIELD_NUMBER: _builtins.int
     RELEASED_FIELD_NUMBER: _builtins.int
+    EXCLUDED_KINDS_FIELD_NUMBER: _builtins.int
     spec_index: _builtins.int
     """spec_index is the position of its specification in PlanRequest.specs."""
     target_node_id: _builtins.str
@@ -51,6 +53,10 @@ class PlanItem(_message.Message):
     def released(self) -> _resources_pb2.Resources:
         """released is what that reservation holds. Absent: the specification's demand."""
 
+    @_builtins.property
+    def excluded_kinds(self) -> _containers.RepeatedScalarFieldContainer[_node_pb2.NodeKind.ValueType]:
+        """excluded_kinds are the kinds of nodes (Node.kind) that must not be chosen."""
+
     def __init__(
         self,
         *,
@@ -60,10 +66,11 @@ class PlanItem(_message.Message):
         target_node_id: _builtins.str = ...,
         released_node_id: _builtins.str = ...,
         released: _resources_pb2.Resources | None = ...,
+        excluded_kinds: _abc.Iterable[_node_pb2.NodeKind.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "released", b"released"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_node_ids", b"excluded_node_ids", "key", b"key", "released", b"released", "released_node_id", b"released_node_id", "spec_index", b"spec_index", "target_node_id", b"target_node_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excluded_kinds", b"excluded_kinds", "excluded_node_ids", b"excluded_node_ids", "key", b"key", "released", b"released", "released_node_id", b"released_node_id", "spec_index", b"spec_index", "target_node_id", b"target_node_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,13 +6,13 @@ No IO and no clock: times are passed in (`now_ms` since 1970, `now_mono_s` monot
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from cluster.errors import ConflictError
-from cluster.jobs import JobSpec, Resources
+from cluster.jobs import JobSpec, OnDisconnect, Resources
 from cluster.nodes import Dialect
 from manager.domain.events import DeleteRequested, DeployRequested, InstanceEvent, NodeWentDown, Planned
 from manager.domain.machine import advance, wants_placement
@@ -24,12 +24,12 @@ from manager.domain.model import (
     InstanceState,
     Job,
     Node,
-    NodeLive,
     NodeState,
     Placement,
 )
 from manager.domain.policy import Policy
 from manager.domain.registry import NodeRegistry
+from manager.domain.waiting import WaitingRoom
 
 Key = TypeVar("Key")
 NOTHING = Resources(cpu_millicores=0, memory_bytes=0, storage_bytes=0, gpus=0)
@@ -46,6 +46,11 @@ class ClusterState(NodeRegistry):
         self.allocated: defaultdict[str, Resources] = defaultdict(lambda: NOTHING)
         self.on_node: defaultdict[str, dict[InstanceKey, int]] = defaultdict(dict)
         self.of_job: defaultdict[str, dict[int, None]] = defaultdict(dict)
+        self.waiting = WaitingRoom()
+        self.leased: Counter[str] = Counter()
+        self.updating: dict[str, None] = {}
+        self.touched: dict[str, bool] = {}
+        self.has_freed = False
         self._peers: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._by_name: defaultdict[tuple[str, str, int], dict[InstanceKey, None]] = defaultdict(dict)
         self._named: defaultdict[tuple[str, int], dict[InstanceKey, None]] = defaultdict(dict)
@@ -53,15 +58,36 @@ class ClusterState(NodeRegistry):
     # Restoring
 
     def restore(self, nodes: Iterable[Node], jobs: Iterable[Job], instances: Iterable[Instance]) -> None:
-        """Replace everything by what was saved; measurements of nodes that are still there are kept."""
-        live = self.live
-        self.__init__(self.policy)  # type: ignore[misc]
+        """Begin with what was saved."""
         for node in nodes:
             self._index_node(node)
-            self.live[node.id] = live.get(node.id, NodeLive())
-        self.jobs = {job.id: job for job in jobs}
+        for job in jobs:
+            self._index_job(job.id, job)
         for instance in instances:
             self._index(None, instance)
+
+    def revert_node(self, node_id: str, saved: Node | None) -> None:
+        """Go back to what is saved of a node (None: nothing)."""
+        if saved is None:
+            self._unindex_node(node_id)
+            self.live.pop(node_id, None)
+        else:
+            self._index_node(saved)
+        self.dirty_views[node_id] = None
+
+    def revert_job(self, job_id: str, saved: Job | None) -> None:
+        """Go back to what is saved of a job."""
+        self._index_job(job_id, saved)
+
+    def revert_instance(self, key: InstanceKey, saved: Instance | None) -> None:
+        """Go back to what is saved of an instance."""
+        old = self.instances.pop(key, None)
+        if saved is not None:
+            self._index(old, saved)
+        elif old is not None:
+            self.waiting.change(old, None)
+            self._unindex(old)
+            self._unindex_number(key)
 
     # Nodes
 
@@ -69,12 +95,9 @@ class ClusterState(NodeRegistry):
         """Forget a node that holds nothing. Raises ConflictError while it does."""
         if self.on_node.get(node_id):
             raise ConflictError(f"node {node_id} still holds {len(self.on_node[node_id])} instances", field="node")
-        node = self.nodes.pop(node_id)
+        self._unindex_node(node_id)
         self.live.pop(node_id, None)
         self.allocated.pop(node_id, None)
-        for known in (node.id, *node.aliases):
-            self._ids.pop(known, None)
-        self._names.pop(node.name, None)
         self.dirty.nodes[node_id] = None
         self.dirty_views[node_id] = None
 
@@ -110,10 +133,18 @@ class ClusterState(NodeRegistry):
         """Replace a job and mark it dirty."""
         old = self.jobs.get(job.id)
         job = replace(job, version=(old.version if old else 0) + 1)
-        self.jobs[job.id] = job
+        self._index_job(job.id, job)
         self.dirty.jobs[job.id] = None
-        self._log(f"job:{job.id}", old.events if old else (), job.events)
+        self._log(f"job:{job.id}", old, job)
         return job
+
+    def _index_job(self, job_id: str, job: Job | None) -> None:
+        self.jobs.pop(job_id, None)
+        self.updating.pop(job_id, None)
+        if job is not None:
+            self.jobs[job_id] = job
+            if job.update is not None:
+                self.updating[job_id] = None
 
     def delete(self, keys: Iterable[InstanceKey], actor: str, now_ms: int) -> list[Instance]:
         """Save that instances should not run; number -1 means all of the job. Unknown ones are passed over."""
@@ -149,25 +180,37 @@ class ClusterState(NodeRegistry):
         old = self.instances.get(instance.key)
         instance = replace(instance, version=(old.version if old else 0) + 1)
         self._index(old, instance)
+        if instance.key.job_id in self.updating:
+            self.touched[instance.key.job_id] = True
         self.dirty.instances[instance.key] = None
-        self._log(f"instance:{instance.key}", old.events if old else (), instance.events)
+        self._log(f"instance:{instance.key}", old, instance)
         return instance
 
     def purge(self, key: InstanceKey) -> None:
         """Forget an instance that ended, and its job with the last one."""
-        self._unindex(self.instances.pop(key))
+        instance = self.instances.pop(key)
+        self.waiting.change(instance, None)
+        self._unindex(instance)
         self.dirty.instances[key] = None
+        if self._unindex_number(key) and key.job_id in self.jobs:
+            self._index_job(key.job_id, None)
+            self.dirty.jobs[key.job_id] = None
+
+    def _unindex_number(self, key: InstanceKey) -> bool:
+        """Whether it was the last one of its job."""
         numbers = self.of_job[key.job_id]
         numbers.pop(key.number, None)
-        if not numbers:
-            del self.of_job[key.job_id]
-            self._peers.pop(key.job_id, None)
-            if self.jobs.pop(key.job_id, None):
-                self.dirty.jobs[key.job_id] = None
+        if numbers:
+            return False
+        del self.of_job[key.job_id]
+        self._peers.pop(key.job_id, None)
+        return True
 
     def _index(self, old: Instance | None, new: Instance) -> None:
         if old is not None:
             self._unindex(old)
+            self.has_freed |= not _held(old) <= _held(new)
+        self.waiting.change(old, new)
         self.instances[new.key] = new
         self.of_job[new.key.job_id][new.key.number] = None
         self._named[new.spec.name, new.key.number][new.key] = None
@@ -182,6 +225,8 @@ class ClusterState(NodeRegistry):
         peers = self._peers[key.job_id]
         peers[node_id] = peers.get(node_id, 0) + 1
         self._by_name[node_id, placement.spec.name, key.number][key] = None
+        if placement.spec.on_disconnect is OnDisconnect.STOP_AFTER:
+            self.leased[node_id] += 1
         self.dirty_views[node_id] = None
 
     def _unindex(self, instance: Instance) -> None:
@@ -192,6 +237,8 @@ class ClusterState(NodeRegistry):
         for _, placement in instance.placements():
             node_id = placement.node_id
             self.allocated[node_id] = self.allocated[node_id] - placement.spec.demand
+            if placement.spec.on_disconnect is OnDisconnect.STOP_AFTER:
+                _count_down(self.leased, node_id)
             _count_down(self.on_node[node_id], instance.key)
             _count_down(self._peers[instance.key.job_id], node_id)
             name = (node_id, placement.spec.name, instance.key.number)
@@ -207,8 +254,8 @@ class ClusterState(NodeRegistry):
         node = self.nodes.get(node_id)
         if node is None:
             return "the node is unknown"
-        if node.state is not NodeState.READY:
-            return f"the node is {node.state}"
+        if self.state_of(node) is not NodeState.READY:
+            return f"the node is {self.state_of(node)}"
         if node.is_cordoned:
             return "the node is cordoned"
         if spec.technology not in node.registration.technologies:
@@ -244,7 +291,7 @@ class ClusterState(NodeRegistry):
         return sum((p.spec.demand for _, p in instance.placements() if p.node_id == node_id), NOTHING)
 
     def first_deadline_ms(self, node_id: str, now_ms: int) -> int | None:
-        """When a node's first answer to a deploy is due; None from a node that never reported a state."""
+        """When a node's first answer is due, to a deploy or after it was away; None from one that never reported."""
         node = self.nodes[node_id]
         if node.registration.dialect.is_engine:
             return now_ms + self.policy.engine_deadline_ms
@@ -276,7 +323,11 @@ class ClusterState(NodeRegistry):
         return dict(self._peers.get(job_id, {}))
 
 
-def _count_down(counts: dict[Key, int], key: Key) -> None:
+def _held(instance: Instance) -> set[tuple[str, int]]:
+    return {(placement.node_id, placement.generation) for _, placement in instance.placements()}
+
+
+def _count_down(counts: MutableMapping[Key, int], key: Key) -> None:
     counts[key] -= 1
     if not counts[key]:
         del counts[key]

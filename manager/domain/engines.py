@@ -7,16 +7,24 @@ worker and time. Sources of the words: section 12.4 of the deployed ecosystem's 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from cluster.nodes import Dialect
 from cluster.payloads import StateReport, bounded_exit_code
 from manager.domain.aggregate import ClusterState
 from manager.domain.effects import Verb
 from manager.domain.events import Observed, Seen
 from manager.domain.listing import GAP_PERIODS, Listing
-from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeState, Placement, Refusal
+from manager.domain.model import (
+    Instance,
+    InstanceKey,
+    InstanceState,
+    Node,
+    NodeKind,
+    NodeState,
+    Placement,
+    Refusal,
+)
 from manager.domain.observation import Findings, Repeat, seen_of
 
 S = InstanceState
@@ -29,6 +37,7 @@ _CONTAINER_NAME: Final = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*\Z")
 _THERE: Final = frozenset({"service already deployed", "task already deployed"})
 _BLOCKED: Final = re.compile(r'snapshot ".*": already exists')
 _EXIT: Final = re.compile(r"exited with status: (\d{1,10})")
+_ENGINES: Final = {NodeKind.ENGINE_A: "the older engines", NodeKind.ENGINE_C: "engines"}
 _STALE_DETAIL: Final = "Container is starting up"
 
 
@@ -159,56 +168,63 @@ def on_contest(state: ClusterState, node: Node, what: str, now_ms: int) -> None:
 # Where an instance must not go
 
 
-def name_problem(node: Node, job_name: str, number: int) -> str:
-    """Why an engine could not start a container of that name; "" where it could.
+def name_problem(kind: NodeKind, job_name: str, number: int) -> str:
+    """Why an engine of this kind could not start a container of that name; "" where it could.
 
     A container is called `job_name.instance.N`; the older engines also make that its host name.
     """
-    if not node.registration.dialect.is_engine:
+    if kind not in _ENGINES:
         return ""
     name = f"{job_name}.instance.{number}"
-    limit = MAX_HOST_NAME if node.registration.dialect is Dialect.ENGINE_A else MAX_CONTAINER_NAME
+    limit = MAX_HOST_NAME if kind is NodeKind.ENGINE_A else MAX_CONTAINER_NAME
     if len(name) > limit:
-        return f"{name} has {len(name)} characters; {node.name} takes at most {limit}"
+        return f"{name} has {len(name)} characters; {_ENGINES[kind]} take at most {limit}"
     if not _CONTAINER_NAME.match(name):
-        return f"{name} has two of '.', '_' and '-' side by side, which {node.name} refuses"
+        return f"{name} has two of '.', '_' and '-' side by side, which {_ENGINES[kind]} refuse"
     return ""
 
 
-def exclusions(state: ClusterState, instance: Instance) -> dict[str, Refusal]:
-    """Engines that must not get this instance, and why: its name, or an older copy that does not go away."""
+@dataclass(frozen=True, kw_only=True)
+class Exclusions:
+    """Where an instance must not go, and why: whole kinds of nodes, and single ones."""
+
+    kinds: dict[NodeKind, Refusal] = field(default_factory=dict)
+    nodes: dict[str, Refusal] = field(default_factory=dict)
+
+    def of(self, node: Node) -> Refusal | None:
+        """Why it must not go to a node."""
+        return self.nodes.get(node.id) or self.kinds.get(node.kind)
+
+
+def exclusions(state: ClusterState, instance: Instance) -> Exclusions:
+    """Engines that must not get this instance: because of its name, or of an older copy that does not go away."""
     name = (instance.spec.name, instance.key.number)
-    excluded: dict[str, Refusal] = {}
-    text = f"{name[0]}.instance.{name[1]}"
-    is_doubtful = len(text) > MAX_HOST_NAME or not _CONTAINER_NAME.match(text)
+    kinds = {
+        kind: Refusal(reason=ENGINE_REASONS[0], node_count=1, detail=problem)
+        for kind in _ENGINES
+        if (problem := name_problem(kind, *name))
+    }
     here = {placement.node_id for _, placement in instance.placements()}
-    for node in state.nodes.values() if is_doubtful else _earlier(state, instance):
-        problem = name_problem(node, *name)
+    nodes: dict[str, Refusal] = {}
+    for node in (node for item in instance.ended if (node := state.nodes.get(item.node_id))):
         listing = state.live[node.id].listing
-        if problem:
-            excluded[node.id] = Refusal(reason=ENGINE_REASONS[0], node_count=1, detail=problem)
-        elif name in listing.blocked or (name in listing.listed and node.id not in here):
-            detail = node.name
-            excluded[node.id] = Refusal(reason=ENGINE_REASONS[1], node_count=1, detail=detail)
-    return excluded
+        if name in listing.blocked or (name in listing.listed and node.id not in here):
+            nodes[node.id] = Refusal(reason=ENGINE_REASONS[1], node_count=1, detail=node.name)
+    return Exclusions(kinds=kinds, nodes=nodes)
 
 
-def _earlier(state: ClusterState, instance: Instance) -> list[Node]:
-    """The nodes that the instance was on."""
-    return [node for item in instance.ended if (node := state.nodes.get(item.node_id))]
-
-
-def named(refusals: tuple[Refusal, ...], excluded: dict[str, Refusal]) -> tuple[Refusal, ...]:
+def named(refusals: tuple[Refusal, ...], excluded: Exclusions) -> tuple[Refusal, ...]:
     """The scheduler's refusals with what it only knows as excluded called by its reason."""
     own: dict[str, Refusal] = {}
-    for item in excluded.values():
+    for item in excluded.nodes.values():
         known = own.get(item.reason)
         own[item.reason] = replace(known, node_count=known.node_count + 1) if known else item
-    named_count = len(excluded)
     rest = []
     for item in refusals:
-        if item.reason == "excluded":
-            left = item.node_count - named_count
+        if item.reason == "kind" and excluded.kinds:
+            rest.append(replace(next(iter(excluded.kinds.values())), node_count=item.node_count))
+        elif item.reason == "excluded":
+            left = item.node_count - len(excluded.nodes)
             if left > 0:
                 rest.append(replace(item, node_count=left, detail="it is there, or was until just now"))
         else:

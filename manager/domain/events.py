@@ -53,10 +53,9 @@ class Planned:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRefused:
-    """No node was found; `retry_at_ms` is when to look again, unless something changes before."""
+    """No node was found; it is looked for again when something changes for the better."""
 
     refusals: tuple[Refusal, ...]
-    retry_at_ms: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ class Observed:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeWentDown:
-    """Lease and grace of a node ran out."""
+    """A node is lost, as far as is known: whatever its job says for that case happens now."""
 
     node_id: str
     cause: str
@@ -98,14 +97,15 @@ class NodeWentDown:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeCameBack:
-    """A node is heard again. Of one that sends no inventory, what ran there is taken to run still.
+    """A node is heard again; `deadline_ms` is when its word about what is there is due (None: whenever).
 
-    What never ran there, as far as is known, is told anew; `deadline_ms` is when its first answer is due (None:
-    whenever).
+    `is_mute`: it tells nothing about what is there. What ran there is then taken to run still, and what never ran, as
+    far as is known, is told anew. Of others nothing is placed anew until they have told.
     """
 
     node_id: str
     deadline_ms: int | None = None
+    is_mute: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,25 +1,48 @@
-"""Who is alive: leases judged by the monotonic clock, fairly.
+"""Who is alive: leases judged fairly, and losses that happen together taken as one event.
 
-Nobody is judged within one lease of the start of listening (the manager's start, or its broker's return), and when a
-large share of the nodes expires together, none of them goes DOWN: the fault is then more likely between us and them.
+Silence is measured in time in which this manager could hear (`hearing.py`). After the lease a node is SUSPECT; after
+the grace it is silent, and what is on it is shown UNKNOWN; then it goes DOWN and what is on it is given up, unless it
+may still be on its way:
+
+- an outage in which nobody could be heard gives every node the outage's own length again (at most `return_cap_s`);
+- nodes that fall silent within one lease of each other, more than `mass_share` of all and at least `mass_count`, or all
+  that there are, are one event: each is waited for `hold_s`;
+- with no READY node left nobody gains by a verdict: a node is called DOWN after `hold_s`, but what is on it waits until
+  another one is READY, and then for as long again as the nodes were away (at most `return_cap_s`).
+
+A last will says that a session ended, not that a machine did: SUSPECT at once, DOWN after a grace of its own, and any
+sign of life takes it back. Pure: times are seconds of one monotonic clock, passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import heapq
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Final, Protocol
 
+from manager.domain.hearing import Hearing
 from manager.domain.model import Node, NodeLive, NodeState
+
+LOOK_AGAIN_S: Final = 1.0
+REMEMBERED_LEASES: Final = 3
+CONFIRMED: Final = "an operator confirmed that it is lost"
+NOBODY: Final = "no other node is READY"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseRules:
-    """Seconds, and the share (0..1) and number of nodes that may expire together before re-placement pauses."""
+    """Seconds, and the share (0..1) and number of nodes that make losses one event."""
 
     lease_s: float = 10.0
     grace_s: float = 5.0
+    will_grace_s: float = 10.0
     mass_share: float = 0.3
-    mass_count: int = 5
+    mass_count: int = 2
+    hold_s: float = 120.0
+    return_cap_s: float = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,56 +54,291 @@ class Verdict:
     cause: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """The changes of one sweep; `is_paused` tells that too many expired together and none of them goes DOWN."""
+@dataclass
+class Sweep:
+    """What one look gave.
 
-    verdicts: tuple[Verdict, ...]
-    is_paused: bool = False
-
-
-def judge(
-    nodes: Iterable[tuple[Node, NodeLive]], now_mono_s: float, listening_since_mono_s: float, rules: LeaseRules
-) -> Judgement:
-    """READY nodes whose lease ran out become SUSPECT, SUSPECT and never heard ones after the grace DOWN.
-
-    A received last will makes a node SUSPECT at once, and DOWN one grace later. When a mass expiry ends, those that are
-    not back yet have one more lease: nodes return one after the other.
+    `verdicts` are DOWN, or SUSPECT for the first time; `back` are nodes that are not SUSPECT any more; the instances of
+    `given_up` (all of them DOWN) need not wait any longer.
     """
-    if now_mono_s - listening_since_mono_s < rules.lease_s:
-        return Judgement(verdicts=())
-    suspects = [(node, live) for node, live in nodes if node.state is not NodeState.DOWN]
-    once_heard = [live for node, live in suspects if node.state is not NodeState.REGISTERED]
-    silent = sum(1 for live in once_heard if _is_late(live, now_mono_s, listening_since_mono_s, rules))
-    is_mass = silent >= rules.mass_count and silent > rules.mass_share * len(once_heard)
-    if is_mass:
-        for live in once_heard:
-            live.spared_mono_s = now_mono_s
-    verdicts = [
-        v for node, live in suspects if (v := _judge_one(node, live, now_mono_s, listening_since_mono_s, rules))
-    ]
-    return Judgement(verdicts=tuple(verdicts), is_paused=is_mass)
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    back: list[str] = field(default_factory=list)
+    given_up: list[str] = field(default_factory=list)
 
 
-def _silence_s(live: NodeLive, now_mono_s: float, listening_since_mono_s: float) -> float:
-    heard = live.heartbeat_mono_s if live.heartbeat_mono_s is not None else listening_since_mono_s
-    return now_mono_s - max(heard, listening_since_mono_s)
+@dataclass(frozen=True, kw_only=True)
+class Hold:
+    """Why a silent node's instances are not placed anew yet, and for how long at most (inf: until a node is READY)."""
+
+    cause: str
+    left_s: float
 
 
-def _is_late(live: NodeLive, now: float, since: float, rules: LeaseRules) -> bool:
-    return live.will_mono_s is not None or _silence_s(live, now, since) >= rules.lease_s
+@dataclass(frozen=True, kw_only=True)
+class Absence:
+    """A node that is late, or DOWN. Times but `heard_s` are of listening; `over_s` is when its grace is over.
+
+    `hold_until_s` is None until it is decided whether it was lost alone. `counts`: it was READY before.
+    """
+
+    heard_s: float
+    heard_at_s: float
+    over_s: float
+    counts: bool = True
+    is_silent: bool = False
+    is_down: bool = False
+    is_given_up: bool = False
+    is_confirmed: bool = False
+    hold_until_s: float | None = None
+    cause: str = ""
 
 
-def _judge_one(node: Node, live: NodeLive, now: float, since: float, rules: LeaseRules) -> Verdict | None:
-    silence_s = _silence_s(live, now, since)
-    is_over = silence_s >= rules.lease_s + rules.grace_s
-    cause = f"no telemetry for {silence_s:.1f} s"
-    if live.will_mono_s is not None:
-        is_over = is_over or now - live.will_mono_s >= rules.grace_s
-        cause = f"its connection broke {now - live.will_mono_s:.1f} s ago (last will)"
-    is_spared = live.spared_mono_s is not None and now - live.spared_mono_s < rules.lease_s
-    if is_over and not is_spared and node.state is not NodeState.READY:
-        return Verdict(node_id=node.id, state=NodeState.DOWN, cause=cause)
-    if node.state is NodeState.READY and _is_late(live, now, since, rules):
-        return Verdict(node_id=node.id, state=NodeState.SUSPECT, cause=cause)
-    return None
+class Registry(Protocol):
+    """The nodes that are judged."""
+
+    nodes: dict[str, Node]
+    live: dict[str, NodeLive]
+
+    @property
+    def ready_count(self) -> int:
+        """How many nodes are READY, the SUSPECT ones among them."""
+
+
+class Leases:
+    """Looks only at nodes whose time has come."""
+
+    def __init__(self, hearing: Hearing, rules: LeaseRules) -> None:
+        self.hearing = hearing
+        self.rules = rules
+        self._due: list[tuple[float, str]] = []
+        self._armed: dict[str, float] = {}
+        self._absent: dict[str, Absence] = {}
+        self._moments: list[float] | None = None
+        self._had_nobody = False
+
+    # Who is watched
+
+    def watch(self, node_id: str) -> None:
+        """A node registered, came back, or was loaded: look at it whenever its time comes."""
+        if self._absent.pop(node_id, None):
+            self._moments = None
+        self._arm(node_id, -inf)
+
+    def look(self, node_id: str) -> None:
+        """Something about a node changed: look at it at the next sweep."""
+        self._arm(node_id, -inf)
+
+    def resume(self, node_id: str) -> None:
+        """A node that was DOWN when this manager began, with instances that nobody gave up: it may be on its way."""
+        origin_s = self.hearing.origin_s
+        at_s = self.hearing.listened_s(origin_s)
+        over_s = at_s + self.rules.lease_s + self.rules.grace_s
+        self._put(node_id, Absence(heard_s=origin_s, heard_at_s=at_s, over_s=over_s, is_silent=True, is_down=True))
+        self._arm(node_id, -inf)
+
+    def forget(self, node_id: str) -> None:
+        """A node was removed."""
+        self._armed.pop(node_id, None)
+        if self._absent.pop(node_id, None):
+            self._moments = None
+
+    def confirm(self, node_id: str) -> bool:
+        """An operator says that a node is lost; False where nobody misses it."""
+        absence = self._absent.get(node_id)
+        if absence is None or absence.is_given_up:
+            return False
+        self._put(node_id, replace(absence, is_confirmed=True, is_silent=True, cause=CONFIRMED))
+        self._arm(node_id, -inf)
+        return True
+
+    # What is known
+
+    def is_suspect(self, node_id: str) -> bool:
+        """Whether a node that is not DOWN is late."""
+        absence = self._absent.get(node_id)
+        return absence is not None and not absence.is_down
+
+    def is_missed(self, node_id: str) -> bool:
+        """Whether a node is late, or DOWN and not given up."""
+        absence = self._absent.get(node_id)
+        return absence is not None and not absence.is_given_up
+
+    def is_silent(self, node_id: str) -> bool:
+        """Whether lease and grace are over, and nobody decided yet what becomes of its instances."""
+        absence = self._absent.get(node_id)
+        return absence is not None and absence.is_silent and not absence.is_given_up
+
+    @property
+    def suspect_count(self) -> int:
+        """How many nodes are late that were READY."""
+        return sum(1 for absence in self._absent.values() if absence.counts and not absence.is_down)
+
+    def held(self) -> Iterator[str]:
+        """The silent nodes whose instances wait."""
+        return (node_id for node_id in self._absent if self.is_silent(node_id))
+
+    def hold_of(self, node_id: str) -> Hold | None:
+        """Why a silent node's instances wait; None where they do not."""
+        absence = self._absent.get(node_id)
+        if absence is None or absence.hold_until_s is None or not self.is_silent(node_id):
+            return None
+        return Hold(cause=absence.cause, left_s=max(absence.hold_until_s - self._now_s(), 0.0))
+
+    # Judging
+
+    def sweep(self, registry: Registry) -> Sweep:
+        """Look at every node whose time has come."""
+        now_s, sweep = self._now_s(), Sweep()
+        candidates: list[str] = []
+        while self._due and self._due[0][0] <= now_s:
+            due_s, node_id = heapq.heappop(self._due)
+            if self._armed.get(node_id) == due_s:
+                del self._armed[node_id]
+                candidates += self._look_at(registry, node_id, now_s, sweep)
+        self._decide(registry, candidates, now_s, sweep)
+        return sweep
+
+    def _now_s(self) -> float:
+        return self.hearing.listened_s(self.hearing.as_of_s)
+
+    def _look_at(self, registry: Registry, node_id: str, now_s: float, sweep: Sweep) -> list[str]:
+        """The node's id where it is to be decided whether it is lost."""
+        node, live, absence = registry.nodes.get(node_id), registry.live.get(node_id), self._absent.get(node_id)
+        if node is None or live is None:
+            self.forget(node_id)
+            return []
+        if node.state is NodeState.DOWN:
+            return self._remember(node_id, absence, now_s) if absence else []
+        return self._judge(node, live, absence, now_s, sweep)
+
+    def _remember(self, node_id: str, absence: Absence, now_s: float) -> list[str]:
+        """A node that is DOWN is waited for until it is given up, and counts among those lost together for a while."""
+        horizon_s = absence.heard_at_s + REMEMBERED_LEASES * (self.rules.lease_s + self.rules.grace_s)
+        if not absence.is_given_up:
+            return [node_id]
+        if now_s >= horizon_s:
+            self.forget(node_id)
+        else:
+            self._arm(node_id, horizon_s)
+        return []
+
+    def _judge(self, node: Node, live: NodeLive, absence: Absence | None, now_s: float, sweep: Sweep) -> list[str]:
+        heard_s = self.hearing.last_heard_s((node.id, *node.aliases))
+        heard_s = self.hearing.origin_s if heard_s is None else heard_s
+        late_s, over_s = self._limits(live, heard_s)
+        if absence and heard_s > absence.heard_s and now_s < late_s:
+            self.watch(node.id)
+            sweep.back.append(node.id)
+            absence = None
+        if absence is None:
+            if now_s < late_s:
+                self._arm(node.id, late_s)
+                return []
+            absence = self._miss(node, live, heard_s, over_s, sweep)
+        is_over = now_s >= absence.over_s or absence.is_confirmed
+        self._put(node.id, replace(absence, over_s=min(over_s, absence.over_s), is_silent=is_over))
+        if is_over:
+            return [node.id]
+        self._arm(node.id, min(over_s, now_s + LOOK_AGAIN_S))
+        return []
+
+    def _limits(self, live: NodeLive, heard_s: float) -> tuple[float, float]:
+        """When a node is late, and when its grace is over; a will from before its last sign of life is taken back."""
+        rules, heard_at_s = self.rules, self.hearing.listened_s(heard_s)
+        late_s, over_s = heard_at_s + rules.lease_s, heard_at_s + rules.lease_s + rules.grace_s
+        if live.will_mono_s is None or live.will_mono_s < heard_s:
+            live.will_mono_s, live.has_left = None, False
+            return late_s, over_s
+        will_at_s = self.hearing.listened_s(live.will_mono_s)
+        return min(late_s, will_at_s), min(over_s, will_at_s + rules.will_grace_s)
+
+    def _miss(self, node: Node, live: NodeLive, heard_s: float, over_s: float, sweep: Sweep) -> Absence:
+        heard_at_s = self.hearing.listened_s(heard_s)
+        was_ready = node.state is NodeState.READY
+        if was_ready:
+            cause = self._cause(node, live, heard_s)
+            sweep.verdicts.append(Verdict(node_id=node.id, state=NodeState.SUSPECT, cause=cause))
+        self._moments = None
+        return Absence(heard_s=heard_s, heard_at_s=heard_at_s, over_s=over_s, counts=was_ready)
+
+    def _cause(self, node: Node, live: NodeLive, heard_s: float) -> str:
+        silence_s = self._now_s() - self.hearing.listened_s(heard_s)
+        if node.state is NodeState.REGISTERED:
+            return f"it never sent anything in {silence_s:.1f} s"
+        if live.will_mono_s is None:
+            return f"nothing heard of it for {silence_s:.1f} s"
+        ago_s = self._now_s() - self.hearing.listened_s(live.will_mono_s)
+        if live.has_left:
+            return f"its worker was stopped {ago_s:.1f} s ago"
+        return f"its connection broke {ago_s:.1f} s ago (last will)"
+
+    # Lost alone or together
+
+    def _decide(self, registry: Registry, candidates: list[str], now_s: float, sweep: Sweep) -> None:
+        down = sum(1 for absence in self._absent.values() if absence.counts and absence.is_down)
+        known = registry.ready_count + down
+        has_nobody = registry.ready_count <= sum(1 for item in self._absent.values() if item.counts) - down
+        if self._had_nobody and not has_nobody:
+            self._wait_for_the_others(now_s)
+        self._had_nobody = has_nobody and bool(self._absent)
+        for node_id in candidates:
+            absence = self._absent[node_id]
+            if absence.hold_until_s is None:
+                absence = self._held(absence, known, now_s, has_nobody=has_nobody)
+            if absence.is_confirmed or now_s >= (absence.hold_until_s or 0.0):
+                absence = self._call_down(registry, node_id, absence, sweep, has_nobody=has_nobody)
+            self._put(node_id, absence)
+            self._arm(node_id, min(absence.hold_until_s or inf, now_s + LOOK_AGAIN_S))
+
+    def _held(self, absence: Absence, known: int, now_s: float, *, has_nobody: bool) -> Absence:
+        """Until when it is waited for: not at all where it was lost alone."""
+        rules = self.rules
+        outage_s = min(self.hearing.longest_outage_s(absence.heard_s), rules.return_cap_s)
+        until_s, cause = absence.over_s + outage_s, f"nobody could be heard for {outage_s:.0f} s: it has as long again"
+        together = self._together(absence)
+        is_mass = together >= rules.mass_count and together > rules.mass_share * known
+        if absence.counts and (is_mass or has_nobody) and now_s + rules.hold_s > until_s:
+            until_s = now_s + rules.hold_s
+            cause = f"{together} of {known} nodes fell silent together" if is_mass else NOBODY
+        return replace(absence, hold_until_s=until_s, cause=cause)
+
+    def _together(self, absence: Absence) -> int:
+        """How many nodes fell silent within one lease of this one."""
+        if self._moments is None:
+            self._moments = sorted(item.heard_at_s for item in self._absent.values() if item.counts)
+        first = bisect_left(self._moments, absence.heard_at_s - self.rules.lease_s)
+        last = bisect_right(self._moments, absence.heard_at_s + self.rules.lease_s)
+        return last - first
+
+    def _call_down(
+        self, registry: Registry, node_id: str, absence: Absence, sweep: Sweep, *, has_nobody: bool
+    ) -> Absence:
+        if not absence.is_down:
+            cause = self._cause(registry.nodes[node_id], registry.live[node_id], absence.heard_s)
+            cause = f"{cause}; {CONFIRMED}" if absence.is_confirmed else cause
+            sweep.verdicts.append(Verdict(node_id=node_id, state=NodeState.DOWN, cause=cause))
+        if has_nobody and absence.counts and not absence.is_confirmed:
+            return replace(absence, is_down=True, hold_until_s=inf, cause=NOBODY)
+        sweep.given_up.append(node_id)
+        return replace(absence, is_down=True, is_given_up=True)
+
+    def _wait_for_the_others(self, now_s: float) -> None:
+        """Somebody is READY again after nobody was: the others have as long again as they were away."""
+        for node_id, absence in self._absent.items():
+            if absence.is_given_up or absence.hold_until_s is None:
+                continue
+            until_s = now_s + min(now_s - absence.heard_at_s, self.rules.return_cap_s)
+            if absence.hold_until_s == inf or absence.hold_until_s < until_s:
+                cause = "nodes return one after the other"
+                self._absent[node_id] = replace(absence, hold_until_s=until_s, cause=cause)
+
+    def _put(self, node_id: str, absence: Absence) -> None:
+        if node_id not in self._absent:
+            self._moments = None
+        self._absent[node_id] = absence
+
+    def _arm(self, node_id: str, due_s: float) -> None:
+        if self._armed.get(node_id, inf) > due_s:
+            self._armed[node_id] = due_s
+            heapq.heappush(self._due, (due_s, node_id))

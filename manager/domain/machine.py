@@ -44,7 +44,7 @@ def advance(instance: Instance, event: InstanceEvent, now_ms: int, policy: Polic
 
 
 def wants_placement(instance: Instance) -> bool:
-    """Whether a node is to be looked for, now or at `retry_at_ms`."""
+    """Whether a node is to be looked for: at once, at `retry_at_ms`, or (PENDING) when something changes."""
     if not instance.is_desired or instance.state not in (S.REQUESTED, S.PENDING, S.FAILED, S.LOST):
         return False
     if instance.state in (S.FAILED, S.LOST) and instance.retry_at_ms is None:
@@ -139,13 +139,16 @@ def _plan(instance: Instance, event: Planned, now_ms: int, policy: Policy) -> In
 
 
 def _refuse(instance: Instance, event: PlanRefused, now_ms: int, policy: Policy) -> Instance:
-    if not wants_placement(instance):
+    """The same reasons again are nothing new, whatever else is said of a node that comes near."""
+    if not wants_placement(instance) or _is_known(instance, event):
         return instance
-    cause = no_node(event.refusals)
-    pending = replace(instance, state=S.PENDING, refusals=event.refusals, retry_at_ms=event.retry_at_ms)
-    if instance.state is S.PENDING and instance.detail == cause:
-        return pending
-    return note(pending, now_ms, "scheduler", "refused", cause)
+    pending = replace(instance, state=S.PENDING, refusals=event.refusals, retry_at_ms=None)
+    return note(pending, now_ms, "scheduler", "refused", no_node(event.refusals))
+
+
+def _is_known(instance: Instance, event: PlanRefused) -> bool:
+    counts = [(refusal.reason, refusal.node_count) for refusal in event.refusals]
+    return instance.state is S.PENDING and counts == [(item.reason, item.node_count) for item in instance.refusals]
 
 
 def _move(instance: Instance, event: MovePlanned, now_ms: int, policy: Policy) -> Instance:

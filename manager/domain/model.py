@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cluster.jobs import JobSpec, Resources
-from cluster.nodes import Registration
+from cluster.nodes import Dialect, Registration
 from cluster.payloads import GpuTelemetry
 from manager.domain.listing import Listing
 
-MAX_EVENTS: Final = 50
+KEPT_EVENTS: Final = 50
+MAX_EVENTS: Final = 8
 MAX_ENDED: Final = 10
 
 
@@ -49,6 +50,16 @@ class NodeState(StrEnum):
     DOWN = "DOWN"
 
 
+class NodeKind(StrEnum):
+    """What decides, beside what it has, whether a node can be placed on."""
+
+    WORKER = "worker"
+    SEED = "seed"
+    MUTE = "mute"
+    ENGINE_A = "engine_a"
+    ENGINE_C = "engine_c"
+
+
 class InstanceKey(NamedTuple):
     """Names an instance."""
 
@@ -59,9 +70,12 @@ class InstanceKey(NamedTuple):
         return f"{self.job_id}/{self.number}"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One entry of the history: who (`actor`), what (`kind`, past tense), after it (`state`), why (`cause`), when."""
+    """One entry of the history: who (`actor`), what (`kind`, past tense), after it (`state`), why (`cause`), when.
+
+    A record holds its last MAX_EVENTS, and their number ever as `event_count`; the store's log KEPT_EVENTS of each.
+    """
 
     at_ms: int
     actor: str
@@ -69,6 +83,15 @@ class Event:
     state: str
     cause: str
     node_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Logged:
+    """An event on its way to the log: the `number`-th (from 1) of its subject, "KIND:ID" of a record or "cluster"."""
+
+    subject: str
+    number: int
+    event: Event
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +153,7 @@ class Instance:
     updated_at_ms: int = 0
     version: int = 0
     events: tuple[Event, ...] = ()
+    event_count: int = 0
 
     @property
     def job_name(self) -> str:
@@ -175,8 +199,13 @@ class Instance:
         return replace(self.with_placement(role, None), ended=(*self.ended, ended)[-MAX_ENDED:])
 
     def recorded(self, event: Event) -> Instance:
-        """The instance with one more entry of history; the oldest beyond 50 are dropped."""
-        return replace(self, events=(*self.events, event)[-MAX_EVENTS:], updated_at_ms=event.at_ms)
+        """The instance with one more entry of history; of the oldest only the store's log knows."""
+        return replace(self, **with_event(self, event), updated_at_ms=event.at_ms)
+
+
+def with_event(record: Instance | Job | Node, event: Event) -> dict[str, Any]:
+    """The fields of a record that one more event changes."""
+    return {"events": (*record.events, event)[-MAX_EVENTS:], "event_count": record.event_count + 1}
 
 
 class UpdatePhase(StrEnum):
@@ -215,6 +244,7 @@ class Job:
     update: Update | None = None
     version: int = 0
     events: tuple[Event, ...] = ()
+    event_count: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,11 +267,19 @@ class Node:
     sequence: int = 0
     version: int = 0
     events: tuple[Event, ...] = ()
+    event_count: int = 0
 
     @property
     def name(self) -> str:
         """The machine's name."""
         return self.registration.name
+
+    @property
+    def kind(self) -> NodeKind:
+        """Its dialect; MUTE where it is the documented one and the node never reported a state."""
+        if self.registration.dialect is Dialect.SEED and not self.has_reported:
+            return NodeKind.MUTE
+        return NodeKind(self.registration.dialect.value)
 
     @property
     def capacity(self) -> Resources:
@@ -251,17 +289,22 @@ class Node:
 
 @dataclass
 class NodeLive:
-    """What a node last measured and when it was heard, by the manager's monotonic clock; never saved."""
+    """What a node last measured, and how it is judged at the moment; never saved.
 
-    heartbeat_mono_s: float | None = None
+    `is_suspect`: its lease ran out, or its session ended; `trouble` says why. `will_mono_s` is when a last will
+    arrived, `has_left` that its worker was stopped in order.
+    """
+
     heartbeat_at_ms: int | None = None
+    is_suspect: bool = False
+    trouble: str = ""
     cpu_percent: float | None = None
     memory_percent: float | None = None
     memory_free_bytes: int | None = None
     gpus: GpuTelemetry | None = None
     beat: str = ""
     will_mono_s: float | None = None
-    spared_mono_s: float | None = None
+    has_left: bool = False
     last_sequence: int = field(default=-1)
     listing: Listing = field(default_factory=Listing)
 

@@ -82,18 +82,32 @@ def observed(node: Node, report: StateReport | ResourceEntry, *, is_news: bool) 
 
 
 def came_ready(state: ClusterState, node: Node, now_ms: int) -> list[Effect]:
-    """A node is heard again, or at first. Answers the deploys to repeat to one that never tells what it holds."""
-    state.set_node_state(node.id, NodeState.READY, "its telemetry arrives", now_ms)
-    if node.registration.dialect is not Dialect.SEED:
+    """A node is heard again, or at first: nothing that was on it is placed elsewhere any more, until it has told of it.
+
+    Answers the deploys to repeat to one that never tells what it holds.
+    """
+    if node.state is not NodeState.READY:
+        state.set_node_state(node.id, NodeState.READY, "its telemetry arrives", now_ms)
+    is_mute = node.registration.dialect is Dialect.SEED
+    event = _back(state, node, now_ms)
+    instances = [state.apply(key, event, now_ms) for key in tuple(state.on_node[node.id])]
+    if not is_mute or node.has_reported:
         return []
-    event = NodeCameBack(node_id=node.id, deadline_ms=state.first_deadline_ms(node.id, now_ms))
-    repeated = []
-    for key in tuple(state.on_node[node.id]):
-        instance = state.apply(key, event, now_ms)
-        current = instance.current
-        if current and current.node_id == node.id and current.state is InstanceState.STARTING and not node.has_reported:
-            repeated.append(_command(Verb.DEPLOY, instance, node, current.generation))
-    return repeated
+    return [
+        _command(Verb.DEPLOY, instance, node, instance.current.generation)
+        for instance in instances
+        if instance.current and instance.current.node_id == node.id and instance.current.state is InstanceState.STARTING
+    ]
+
+
+def came_back(state: ClusterState, instance: Instance, now_ms: int) -> None:
+    """The same for one instance, whose node is READY."""
+    state.apply(instance.key, _back(state, state.nodes[instance.node_id], now_ms), now_ms)
+
+
+def _back(state: ClusterState, node: Node, now_ms: int) -> NodeCameBack:
+    is_mute = node.registration.dialect is Dialect.SEED
+    return NodeCameBack(node_id=node.id, deadline_ms=state.first_deadline_ms(node.id, now_ms), is_mute=is_mute)
 
 
 def on_state(state: ClusterState, node: Node, report: StateReport, now_ms: int) -> Findings:
@@ -204,7 +218,7 @@ def _on_inventory(state: ClusterState, node: Node, resources: ResourceList, now_
 def _missing(state: ClusterState, node: Node, placement: Placement, now_ms: int) -> NodeCameBack | Observed:
     """What the node lacks is gone, unless its deploy was under way when the node fell silent: then it still is."""
     if placement.state is InstanceState.UNKNOWN and not placement.has_run:
-        return NodeCameBack(node_id=node.id, deadline_ms=state.first_deadline_ms(node.id, now_ms))
+        return NodeCameBack(node_id=node.id, deadline_ms=state.first_deadline_ms(node.id, now_ms), is_mute=True)
     return Observed(
         node_id=node.id,
         generation=placement.generation,

@@ -35,7 +35,7 @@ def _lose_sight(instance: Instance, placement: Placement, cause: str, now_ms: in
     if instance.successor:
         return promote(instance, "the source went down during the move", now_ms)
     deadline = None
-    is_single_run = spec.one_shot or spec.restart_policy is RestartPolicy.NEVER
+    is_single_run = _is_single_run(instance)
     if spec.on_disconnect is OnDisconnect.STOP_AFTER and not is_single_run:
         deadline = now_ms + int(spec.stop_after_s * 1000 + spec.stop_grace_s * 1000)
     blind = replace(placement, state=S.UNKNOWN, since_ms=now_ms, deadline_ms=deadline)
@@ -53,10 +53,18 @@ def _lose(instance: Instance, cause: str, now_ms: int) -> Instance:
 
 
 def node_back(instance: Instance, event: NodeCameBack, now_ms: int, policy: Policy) -> Instance:
-    """A node is heard again: what ran there is taken to run still, what never ran is on its way again."""
+    """A node is heard again: what was there is not placed elsewhere any more, until the node has told of it."""
     current = instance.current
     if current is None or current.node_id != event.node_id or current.state is not S.UNKNOWN:
         return instance
+    if event.is_mute:
+        return _taken_to_run(instance, current, event, now_ms)
+    waiting = replace(current, deadline_ms=event.deadline_ms)
+    back = replace(instance, current=waiting, state=S.UNKNOWN, retry_at_ms=None, refusals=())
+    return note(back, now_ms, SYSTEM, "unknown", "its node is heard again and tells soon what is there", event.node_id)
+
+
+def _taken_to_run(instance: Instance, current: Placement, event: NodeCameBack, now_ms: int) -> Instance:
     state = S.RUNNING if current.has_run else S.SCHEDULED
     deadline = None if current.has_run else event.deadline_ms
     seen = replace(current, state=state, since_ms=now_ms, deadline_ms=deadline)
@@ -91,14 +99,27 @@ def _miss(instance: Instance, role: Role, placement: Placement, now_ms: int, pol
     if role is Role.SUCCESSOR:
         return drop_successor(instance, "the successor missed its deadline", SYSTEM, now_ms)
     if placement.state is S.UNKNOWN:
-        waiting = replace(placement, deadline_ms=None)
-        return _lose(
-            replace(instance, current=waiting), "its node has stopped it by now (on_disconnect stop_after)", now_ms
-        )
+        return _give_up_unknown(instance, placement, now_ms, policy)
     cause = f"its worker left it {placement.state} for too long"
     closed = instance.closed(Role.CURRENT, now_ms)
     failed = give_up_or_retry(closed, placement, S.FAILED, SYSTEM, cause, now_ms, policy)
     return _after_own_stop(failed, now_ms)
+
+
+def _give_up_unknown(instance: Instance, placement: Placement, now_ms: int, policy: Policy) -> Instance:
+    """Its node stopped it by itself by now, or is heard again and never told of it."""
+    is_stopped = instance.spec.on_disconnect is OnDisconnect.STOP_AFTER
+    cause = (
+        "its node has stopped it by now (on_disconnect stop_after)" if is_stopped else "its node does not tell of it"
+    )
+    if _is_single_run(instance):
+        closed = instance.closed(Role.CURRENT, now_ms)
+        return give_up_or_retry(closed, placement, S.LOST, SYSTEM, cause, now_ms, policy)
+    return _lose(replace(instance, current=replace(placement, deadline_ms=None)), cause, now_ms)
+
+
+def _is_single_run(instance: Instance) -> bool:
+    return instance.spec.one_shot or instance.spec.restart_policy is RestartPolicy.NEVER
 
 
 def _after_own_stop(instance: Instance, now_ms: int) -> Instance:

@@ -7,7 +7,6 @@ from enum import StrEnum
 from cluster.nodes import Dialect
 from manager.domain.aggregate import ClusterState
 from manager.domain.events import DeadlinePassed, NodeWasRemoved, NodeWentDown
-from manager.domain.leases import Verdict
 from manager.domain.machine import wants_placement
 from manager.domain.model import Instance, InstanceKey, InstanceState, NodeState
 
@@ -20,27 +19,21 @@ class Rung(StrEnum):
     NOTHING = "nothing"
 
 
-def apply_verdict(state: ClusterState, verdict: Verdict, now_ms: int) -> None:
-    """Record what became of a node, and of what was on it."""
-    state.set_node_state(verdict.node_id, verdict.state, verdict.cause, now_ms)
-    if verdict.state is NodeState.DOWN:
-        _lose_node(state, verdict.node_id, verdict.cause, now_ms)
-
-
-def heal(state: ClusterState, now_ms: int) -> None:
-    """Whatever still counts on a node that is down or gone: a crash may have cut its loss in two."""
-    for node_id in [node_id for node_id, held in state.on_node.items() if held]:
-        node = state.nodes.get(node_id)
-        if node is None:
-            for key in tuple(state.on_node[node_id]):
-                state.apply(key, NodeWasRemoved(node_id=node_id, actor="manager"), now_ms)
-        elif node.state is NodeState.DOWN:
-            _lose_node(state, node_id, node.detail or "it is down", now_ms)
-
-
-def _lose_node(state: ClusterState, node_id: str, cause: str, now_ms: int) -> None:
+def lose_node(state: ClusterState, node_id: str, now_ms: int) -> None:
+    """A node that is DOWN is given up: its instances do what their jobs say for that case."""
+    node = state.nodes.get(node_id)
+    if node is None or node.state is not NodeState.DOWN:
+        return
+    event = NodeWentDown(node_id=node_id, cause=node.detail or "it is down")
     for key in tuple(state.on_node[node_id]):
-        state.apply(key, NodeWentDown(node_id=node_id, cause=cause), now_ms)
+        state.apply(key, event, now_ms)
+
+
+def lose_removed_nodes(state: ClusterState, now_ms: int) -> None:
+    """Whatever still counts on a node that is gone: a crash may have cut its removal in two."""
+    for node_id in [node_id for node_id, held in state.on_node.items() if held and node_id not in state.nodes]:
+        for key in tuple(state.on_node[node_id]):
+            state.apply(key, NodeWasRemoved(node_id=node_id, actor="manager"), now_ms)
 
 
 def ring(state: ClusterState, key: InstanceKey, now_ms: int, *, may_purge: bool = True) -> Rung:
@@ -69,3 +62,15 @@ def fenced_nodes(state: ClusterState, instance: Instance, now_ms: int) -> list[s
     recent = {e.node_id for e in instance.ended if now_ms - e.at_ms < state.policy.refence_ms}
     held = {p.node_id for _, p in instance.placements()}
     return [node_id for node_id in recent | held if node_id in state.nodes and not is_replacing(state, node_id)]
+
+
+def fence_ends_ms(state: ClusterState, instance: Instance, now_ms: int) -> list[int]:
+    """When nodes without generations may get this instance again."""
+    ends = {e.at_ms + state.policy.refence_ms for e in instance.ended if not is_replacing(state, e.node_id)}
+    return sorted(end_ms for end_ms in ends if end_ms > now_ms)
+
+
+def is_coming_back(state: ClusterState, instance: Instance) -> bool:
+    """Whether its node is heard again and has not told yet what is there: it may still run."""
+    current = instance.current
+    return current is not None and current.state is InstanceState.UNKNOWN and state.is_ready(current.node_id)

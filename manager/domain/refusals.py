@@ -12,6 +12,7 @@ _ONE_AND_MORE: Final = {
     "target": ("is not the one that was asked for", "are not the one that was asked for"),
     "taken": ("was taken meanwhile", "were taken meanwhile"),
     "excluded": ("is ruled out for this instance", "are ruled out for this instance"),
+    "kind": ("is of a kind that cannot take it", "are of kinds that cannot take it"),
     "container_name": ("cannot take a container of that name", "cannot take a container of that name"),
     "older_copy": ("still has an older copy of it", "still have an older copy of it"),
     "technology": ("lacks the runtime", "lack the runtime"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from cluster.errors import AlreadyExistsError, NotFoundError
 from cluster.nodes import Registration
-from manager.domain.model import MAX_EVENTS, Event, InstanceKey, Node, NodeLive, NodeState
+from manager.domain.model import Event, Instance, InstanceKey, Job, Logged, Node, NodeLive, NodeState, with_event
 
 
 @dataclass
@@ -17,7 +18,7 @@ class Dirty:
     nodes: dict[str, None] = field(default_factory=dict)
     jobs: dict[str, None] = field(default_factory=dict)
     instances: dict[InstanceKey, None] = field(default_factory=dict)
-    events: list[tuple[str, Event]] = field(default_factory=list)
+    events: list[Logged] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return bool(self.nodes or self.jobs or self.instances)
@@ -33,13 +34,47 @@ class NodeRegistry:
         self.dirty_views: dict[str, None] = {}
         self._ids: dict[str, str] = {}
         self._names: dict[str, str] = {}
+        self._states: Counter[NodeState] = Counter()
 
     def take_dirty(self) -> Dirty:
         """What changed since the last call."""
         taken, self.dirty = self.dirty, Dirty()
         return taken
 
-    def register(self, registration: Registration, now_ms: int, now_mono_s: float) -> Node:
+    @property
+    def node_counts(self) -> Counter[NodeState]:
+        """How many nodes are in each state, the SUSPECT ones among the READY ones."""
+        return self._states
+
+    @property
+    def ready_count(self) -> int:
+        """How many nodes are READY, the SUSPECT ones among them."""
+        return self._states[NodeState.READY]
+
+    def state_of(self, node: Node) -> NodeState:
+        """What is known of a node at the moment: SUSPECT is never saved."""
+        if node.state is NodeState.READY and self.live[node.id].is_suspect:
+            return NodeState.SUSPECT
+        return node.state
+
+    def is_ready(self, node_id: str) -> bool:
+        """Whether it is there and heard."""
+        node = self.nodes.get(node_id)
+        return node is not None and self.state_of(node) is NodeState.READY
+
+    def doubt(self, node_id: str, trouble: str) -> None:
+        """A node is late: it is SUSPECT until it is heard again or called DOWN."""
+        live = self.live[node_id]
+        live.is_suspect, live.trouble = True, trouble
+        self.dirty_views[node_id] = None
+
+    def trust(self, node_id: str) -> None:
+        """A node is heard again."""
+        live = self.live[node_id]
+        live.is_suspect, live.trouble = False, ""
+        self.dirty_views[node_id] = None
+
+    def register(self, registration: Registration, now_ms: int) -> Node:
         """Admit a node or renew what it said. Raises AlreadyExistsError for the id of another live node."""
         node_id, old = self._identify(registration)
         self._release_alias(registration.given_id, node_id)
@@ -51,9 +86,7 @@ class NodeRegistry:
         if old is None or old.registration != registration:
             cause = "it registered" if old is None else "it registered again with other facts"
             node = _noted(node, now_ms, f"worker:{node.name}", "registered", cause)
-        live = self.live.setdefault(node_id, NodeLive())
-        live.heartbeat_mono_s = now_mono_s
-        live.last_sequence = -1
+        self.live.setdefault(node_id, NodeLive()).last_sequence = -1
         if node != old:
             self.put_node(node)
         return node
@@ -109,6 +142,7 @@ class NodeRegistry:
     def set_node_state(self, node_id: str, state: NodeState, cause: str, now_ms: int) -> None:
         """Record a change of what is known of a node."""
         node = replace(self.nodes[node_id], state=state, detail=cause)
+        self.trust(node_id)
         self.put_node(_noted(node, now_ms, "manager", state.lower(), cause))
 
     def note_node(self, node_id: str, kind: str, cause: str, now_ms: int, *, detail: str | None = None) -> None:
@@ -130,32 +164,41 @@ class NodeRegistry:
         """Replace a node and mark it dirty."""
         old = self.nodes.get(node.id)
         node = replace(node, version=(old.version if old else 0) + 1)
-        if old and old.name != node.name:
-            self._names.pop(old.name, None)
         self._index_node(node)
         self.dirty.nodes[node.id] = None
         self.dirty_views[node.id] = None
-        self._log(f"node:{node.id}", old.events if old else (), node.events)
+        self._log(f"node:{node.id}", old, node)
+
+    def _unindex_node(self, node_id: str) -> None:
+        node = self.nodes.pop(node_id, None)
+        if node is None:
+            return
+        for known in (node.id, *node.aliases):
+            if self._ids.get(known) == node.id:
+                del self._ids[known]
+        if self._names.get(node.name) == node.id:
+            del self._names[node.name]
+        self._states[node.state] -= 1
 
     def _index_node(self, node: Node) -> None:
+        self._unindex_node(node.id)
+        self.live.setdefault(node.id, NodeLive())
+        self._states[node.state] += 1
         self.nodes[node.id] = node
         self._names[node.name] = node.id
         for known in (node.id, *node.aliases):
             self._ids[known] = node.id
 
-    def _log(self, subject: str, before: tuple[Event, ...], after: tuple[Event, ...]) -> None:
-        last = before[-1] if before else None
-        fresh = []
-        for event in reversed(after):
-            if event is last:
-                break
-            fresh.append((subject, event))
-        self.dirty.events.extend(reversed(fresh))
+    def _log(self, subject: str, before: Node | Job | Instance | None, after: Node | Job | Instance) -> None:
+        fresh = min(after.event_count - (before.event_count if before else 0), len(after.events))
+        for offset in range(fresh, 0, -1):
+            number = after.event_count - offset + 1
+            self.dirty.events.append(Logged(subject=subject, number=number, event=after.events[-offset]))
 
 
 def _noted(node: Node, now_ms: int, actor: str, kind: str, cause: str) -> Node:
     event = Event(at_ms=now_ms, actor=actor, kind=kind, state=node.state, cause=cause, node_id=node.id)
-    return replace(node, events=(*node.events, event)[-MAX_EVENTS:])
+    return replace(node, **with_event(node, event))
 
 
 def _is_object_id(text: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Final
 
 from cluster.errors import ConflictError
 from cluster.jobs import JobSpec
-from manager.domain.model import MAX_EVENTS, Event, Instance, InstanceState, Job, Update, UpdatePhase
+from manager.domain.model import Event, Instance, InstanceState, Job, Update, UpdatePhase, with_event
 
 SETTLE_MS: Final = 2_000
 CRASH_MEMORY_MS: Final = 60_000
@@ -37,8 +37,8 @@ def step(job: Job, instances: Sequence[Instance], now_ms: int) -> Step:
         return Step(job=job)
     target = target_of(job, update)
     desired = [item for item in instances if item.is_desired]
-    waiting = [item for item in desired if item.spec != target]
-    unhealthy = [item for item in desired if item.spec == target and not _is_healthy(item, now_ms)]
+    waiting = [item for item in desired if not _has(item, target)]
+    unhealthy = [item for item in desired if _has(item, target) and not _is_healthy(item, now_ms)]
     began = {number: at_ms for number, at_ms in update.began if number in {item.key.number for item in unhealthy}}
     late = [item for item in unhealthy if _is_bad(item, began.get(item.key.number, now_ms), update, now_ms)]
     if late and update.phase is UpdatePhase.ROLLING:
@@ -59,6 +59,10 @@ def step(job: Job, instances: Sequence[Instance], now_ms: int) -> Step:
 def target_of(job: Job, update: Update) -> JobSpec:
     """The specification that the instances are being brought to."""
     return update.old if update.phase is UpdatePhase.ROLLING_BACK else job.spec
+
+
+def _has(instance: Instance, target: JobSpec) -> bool:
+    return instance.spec is target or instance.spec == target
 
 
 def _is_healthy(instance: Instance, now_ms: int) -> bool:
@@ -99,7 +103,7 @@ def _finished(job: Job, update: Update, target: JobSpec, now_ms: int) -> Job:
 def _noted(job: Job, actor: str, kind: str, cause: str, now_ms: int) -> Job:
     state = job.update.phase.value if job.update else ""
     event = Event(at_ms=now_ms, actor=actor, kind=kind, state=state, cause=cause)
-    return replace(job, events=(*job.events, event)[-MAX_EVENTS:])
+    return replace(job, **with_event(job, event))
 
 
 def controlled(job: Job, phase: UpdatePhase, actor: str, now_ms: int) -> Job:

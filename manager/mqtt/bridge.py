@@ -1,17 +1,17 @@
 """The MQTT session of the manager. paho's thread hands each message over once; everything else happens on the loop.
 
-States wait in an unbounded queue and are acknowledged to the broker only after they are saved; telemetry waits in a
-bounded one that drops the oldest and counts. An echo to ourselves tells a working session from a dead one that still
-calls itself connected.
+That thread also notes that a node was heard, before any queue: hearing waits neither for the loop nor for the store.
+States are acknowledged to the broker only after they are saved. Echoes to ourselves, sent by a thread of their own,
+tell up to when everything was received, and a working session from a dead one that still calls itself connected.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -21,11 +21,15 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from cluster.process import LOG
 from cluster.topics import FROM_NODES, Channel, parse, subscription, topic
+from manager.domain.hearing import Hearing
 from manager.mqtt.client import BufferedClient, Client, MQTTMessage
+from manager.mqtt.inbox import Inbox, Incoming
 
-TELEMETRY_KEPT: Final = 100_000
+TOPICS_KEPT: Final = 100_000
 SESSION_EXPIRY_S: Final = 86_400
-ECHO_PERIOD_S: Final = 2.0
+RECEIVE_MAXIMUM: Final = 1_000
+ECHO_PERIOD_S: Final = 0.5
+WATCH_PERIOD_S: Final = 2.0
 ECHO_LIMIT_S: Final = 10.0
 KEEPALIVE_S: Final = 10
 VERSION_PAUSE_S: Final = 1.0
@@ -35,37 +39,26 @@ _MANUAL_ACK: Final = (Channel.STATE,)
 _KEPT_BY_BROKER: Final = (Channel.STATE, Channel.CONNECTION)
 
 
-@dataclass(slots=True)
-class Incoming:
-    """A message from a node. `mono_s` is when it arrived; `mid` is what acknowledges it."""
-
-    topic_id: str
-    channel: Channel
-    payload: bytes
-    mono_s: float
-    mid: int
-    qos: int
-
-
 class Bridge:
-    """One client with a persistent session; `on_ready` is told when messages wait, on the loop."""
+    """One client with a persistent session; `on_ready` is told when messages wait in `inbox`, on the loop."""
 
-    def __init__(self, host: str, port: int, client_id: str, counters: Counter[str]) -> None:
+    def __init__(self, host: str, port: int, client_id: str, counters: Counter[str], hearing: Hearing) -> None:
         self._address = (host, port)
         self._client_id = client_id
         self._counters = counters
         self._loop = asyncio.get_running_loop()
-        self._telemetry: deque[Incoming] = deque(maxlen=TELEMETRY_KEPT)
-        self._others: deque[Incoming] = deque()
+        self._hearing = hearing
+        self.inbox = Inbox(counters)
         self._is_woken = False
         self._topics: dict[str, tuple[str, Channel] | None] = {}
         self._told: set[str] = set()
         self._version = MQTTProtocolVersion.MQTTv5
         self._client = self._make_client()
         self._echo_topic = f"manager/{client_id}/echo"
-        self._echoed_mono_s = 0.0
+        self._connected_mono_s = 0.0
+        self._has_echoed = False
+        self._is_over = threading.Event()
         self.on_ready: Callable[[], None] = lambda: None
-        self.on_connection: Callable[[bool], None] = lambda _is_connected: None
         self.is_connected = False
         self._has_connected = False
         self._is_renewing = False
@@ -77,11 +70,14 @@ class Bridge:
     async def run(self) -> None:
         """Stay connected until cancelled."""
         self._start()
+        echoes = threading.Thread(target=self._echo, name="mqtt-echo", daemon=True)
+        echoes.start()
         try:
             while True:
-                await asyncio.sleep(ECHO_PERIOD_S)
+                await asyncio.sleep(WATCH_PERIOD_S)
                 await self._watch()
         finally:
+            self._is_over.set()
             await asyncio.to_thread(_end, self._client)
 
     def _make_client(self) -> Client:
@@ -103,25 +99,32 @@ class Bridge:
         host, port = self._address
         options: dict[str, Any] = {}
         if self._version is MQTTProtocolVersion.MQTTv5:
-            properties = _properties(PacketTypes.CONNECT, SessionExpiryInterval=SESSION_EXPIRY_S)
+            properties = _properties(
+                PacketTypes.CONNECT, SessionExpiryInterval=SESSION_EXPIRY_S, ReceiveMaximum=RECEIVE_MAXIMUM
+            )
             options = {"clean_start": False, "properties": properties}
         self._client.connect_async(host, port, KEEPALIVE_S, **options)
         self._client.loop_start()
 
+    def _echo(self) -> None:
+        """Echo to ourselves, whatever the loop is doing."""
+        while not self._is_over.wait(ECHO_PERIOD_S):
+            if self.is_connected:
+                self._client.publish(self._echo_topic, repr(time.monotonic()), qos=0)
+
     async def _watch(self) -> None:
-        """Echo to ourselves; a session whose echo stays away is torn down, paho then connects anew."""
-        now = time.monotonic()
-        if self.is_connected and now - self._echoed_mono_s > ECHO_LIMIT_S:
+        """A session whose echoes stay away is torn down; paho then connects anew."""
+        silent_s = time.monotonic() - max(self._hearing.as_of_s, self._connected_mono_s)
+        if self.is_connected and silent_s > ECHO_LIMIT_S:
             self._counters["mqtt_stalled"] += 1
-            LOG.error("mqtt session is stalled, connecting anew", silent_s=round(now - self._echoed_mono_s, 1))
+            LOG.error("mqtt session is stalled, connecting anew", silent_s=round(silent_s, 1))
             await self._renew()
-        elif self.is_connected:
-            self._client.publish(self._echo_topic, b"", qos=0)
 
     async def _renew(self, version: MQTTProtocolVersion | None = None) -> None:
         if self._is_renewing:
             return
         self._is_renewing = True
+        self._hearing.deafen()
         ending = asyncio.create_task(asyncio.to_thread(_end, self._client), name="mqtt-end")
         if self.is_connected:
             await ending
@@ -140,11 +143,14 @@ class Bridge:
             self._call(self._refused, int(reason.value), str(reason))
             return
         filters = [(subscription(channel), 1 if channel in _KEPT_BY_BROKER else 0) for channel in FROM_NODES]
+        self._has_echoed = False
+        self._connected_mono_s = time.monotonic()
         client.subscribe([*filters, (self._echo_topic, 0)])
-        self._echoed_mono_s = time.monotonic()
         self._call(self._set_connected, True, "")
 
     def _on_disconnect(self, client: Client, _: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
+        if client is self._client:
+            self._hearing.deafen()
         self._call(self._lost, client, str(reason))
 
     def _on_message(self, client: Client, _: Any, message: MQTTMessage) -> None:
@@ -153,22 +159,27 @@ class Bridge:
         if known is None or message.retain:
             client.ack(message.mid, message.qos)
             if message.topic == self._echo_topic:
-                self._echoed_mono_s = now
+                self._echoed(bytes(message.payload))
             else:
                 self._pass_over("retained" if known else "foreign", message.topic)
             return
-        incoming = Incoming(known[0], known[1], bytes(message.payload), now, message.mid, message.qos)
-        if known[1] not in _MANUAL_ACK:
+        topic_id, channel = known
+        self._note(topic_id, channel, now)
+        if channel not in _MANUAL_ACK:
             client.ack(message.mid, message.qos)
-        if known[1] is Channel.INFORMATION:
-            if len(self._telemetry) == TELEMETRY_KEPT:
-                self._counters["mqtt_telemetry_dropped"] += 1
-            self._telemetry.append(incoming)
-        else:
-            self._others.append(incoming)
+        self.inbox.put(Incoming(topic_id, channel, bytes(message.payload), now, message.mid, message.qos))
         if not self._is_woken:
             self._is_woken = True
             self._call(self._wake)
+
+    def _echoed(self, payload: bytes) -> None:
+        self._has_echoed = True
+        self._hearing.echoed(float(payload))
+
+    def _note(self, topic_id: str, channel: Channel, now: float) -> None:
+        """A sign of life; not what the broker may have kept for us from whenever, which comes before the first echo."""
+        if channel in (Channel.INFORMATION, Channel.RESOURCES) or (channel is Channel.STATE and self._has_echoed):
+            self._hearing.heard(topic_id, now)
 
     def _pass_over(self, kind: str, name: str) -> None:
         """No node of ours has such a topic; and what a broker kept from whenever tells nothing of now."""
@@ -180,7 +191,7 @@ class Bridge:
     def _parse(self, name: str) -> tuple[str, Channel] | None:
         """The parsed topic, remembered: nodes use the same few topics all their lives."""
         if name not in self._topics:
-            if len(self._topics) > TELEMETRY_KEPT:
+            if len(self._topics) > TOPICS_KEPT:
                 self._topics.clear()
             self._topics[name] = parse(name)
         return self._topics[name]
@@ -226,18 +237,6 @@ class Bridge:
             else:
                 LOG.warning("mqtt disconnected", broker=f"{host}:{port}", reason=failure)
         self.is_connected, self.failure = is_connected, failure
-        self.on_connection(is_connected)
-
-    def take(self, limit: int) -> tuple[list[Incoming], list[Incoming]]:
-        """Up to `limit` telemetry messages and up to `limit` others, in order of arrival."""
-        telemetry = [self._telemetry.popleft() for _ in range(min(limit, len(self._telemetry)))]
-        others = [self._others.popleft() for _ in range(min(limit, len(self._others)))]
-        return telemetry, others
-
-    @property
-    def has_waiting(self) -> bool:
-        """Whether `take` would give something."""
-        return bool(self._telemetry or self._others)
 
     def acknowledge(self, incoming: Incoming) -> None:
         """Tell the broker that a state is saved."""

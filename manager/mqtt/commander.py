@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from cluster.process import LOG
-from manager.core import Core, now_ms
+from manager.core import Core
 from manager.domain.effects import Effect, Verb
 from manager.domain.events import Observed, Seen
 from manager.domain.model import InstanceState, Node
-from manager.mqtt.bridge import Bridge
+from manager.mqtt.broker import Broker
 from manager.mqtt.engines import WithheldError
 from manager.mqtt.images import Images
 from manager.mqtt.workers import command_message
@@ -18,19 +18,24 @@ EXPIRY_S: Final = 60
 
 
 class MqttCommander:
-    """Sends commands over the bridge."""
+    """Sends commands through the broker."""
 
-    def __init__(self, bridge: Bridge, core: Core) -> None:
-        self._bridge = bridge
+    def __init__(self, broker: Broker, core: Core) -> None:
+        self._broker = broker
         self._core = core
         self.images = Images()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a broker."""
+        return self._broker.is_connected
 
     def send(self, node: Node, effect: Effect) -> bool:
         """True once it is in the client's hands, or is withheld for good.
 
         False while there is no session, or while it is not known whether an engine could fetch a unikernel's image.
         """
-        if not self._bridge.is_connected:
+        if not self._broker.is_connected:
             return False
         is_start = effect.verb is Verb.DEPLOY and node.registration.dialect.is_engine
         problem = self.images.problem(effect.spec) if is_start else ""
@@ -44,7 +49,7 @@ class MqttCommander:
             channel, payload = command_message(node, effect, self._core.cluster_id, runs_job=runs_job, beat=beat)
         except WithheldError as error:
             return self._withhold(node, effect, str(error))
-        return self._bridge.publish(node.topic_id, channel, payload, expiry_s=EXPIRY_S)
+        return self._broker.publish(node.topic_id, channel, payload, expiry_s=EXPIRY_S)
 
     def _withhold(self, node: Node, effect: Effect, reason: str) -> bool:
         """What would crash an engine is not sent: the start of an instance has failed instead."""
@@ -55,7 +60,7 @@ class MqttCommander:
             event = Observed(
                 node_id=node.id, generation=effect.generation, seen=Seen.FAILED, actor="manager", detail=reason
             )
-            core.state.apply(effect.key, event, now_ms())
+            core.state.apply(effect.key, event, core.now_ms())
             core.commit()
         return True
 

@@ -37,7 +37,7 @@ def engine_message(node: Node, effect: Effect) -> tuple[Channel, bytes]:
     }
     if effect.verb is Verb.DELETE:
         return Channel.CONTROL_DELETE, orjson.dumps(identity)
-    problem = name_problem(node, effect.spec.name, effect.key.number)
+    problem = name_problem(node.kind, effect.spec.name, effect.key.number)
     if problem:
         raise WithheldError(problem)
     document = _typed(job_document(effect.spec)) | identity | {"_id": effect.key.job_id}

@@ -1,12 +1,13 @@
-"""What nodes send, applied to the state: telemetry renews leases, states and inventories advance instances.
+"""What nodes send, applied to the state: telemetry shows load, states and inventories advance instances.
 
-Whatever is wrong with a message costs that message only: it is counted, and logged once per kind of fault.
+Telemetry waits for nothing: while the store is away it is measured and heard as ever. States wait for the store, and
+are acknowledged when they are saved. Whatever is wrong with a message costs that message only: it is counted, and
+logged once per kind of fault.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import replace
 from typing import Final
 
@@ -16,44 +17,51 @@ from cluster.errors import ClusterError
 from cluster.payloads import parse_information, parse_object, parse_resources, parse_state
 from cluster.process import LOG
 from cluster.topics import Channel
-from manager.core import Core, now_ms
+from manager.core import Core
+from manager.detector import Detector
 from manager.domain import engines, lists
 from manager.domain.effects import Effect
-from manager.domain.model import Event, Node, NodeLive, NodeState
-from manager.domain.observation import Findings, came_ready, on_resources, on_state
-from manager.mqtt.bridge import Bridge, Incoming
+from manager.domain.model import InstanceKey, Node, NodeLive, NodeState
+from manager.domain.observation import Findings, on_resources, on_state
+from manager.mqtt.broker import Broker
+from manager.mqtt.inbox import Incoming
 
-BATCH: Final = 500
+BATCH: Final = 200
 UNKNOWN_NODE_PERIOD_S: Final = 30.0
 MAX_ORPHANS: Final = 1000
 SUBSCRIBING_S: Final = 0.5  # engines deliver what they stored before they subscribe
+_MEASURES: Final = ("cpu_percent", "memory_percent", "memory_free_bytes", "gpus")
 
 
 class Intake:
-    """Drains the bridge, batch by batch, so that the loop stays free for calls."""
+    """Drains the inbox, batch by batch, so that the loop stays free for calls."""
 
-    def __init__(self, core: Core, bridge: Bridge) -> None:
+    def __init__(self, core: Core, broker: Broker, detector: Detector) -> None:
         self._core = core
-        self._bridge = bridge
-        self._waiting = asyncio.Event()
+        self._broker = broker
+        self._detector = detector
+        self._has_telemetry = asyncio.Event()
+        self._has_others = asyncio.Event()
         self._faults: set[str] = set()
         self._told: dict[str, float] = {}
         self._to_send: list[Effect] = []
-        bridge.on_ready = self._waiting.set
 
-    async def run(self) -> None:
-        """Handle messages until cancelled."""
-        while True:
-            await self._waiting.wait()
-            self._waiting.clear()
-            while self._bridge.has_waiting:
-                telemetry, others = self._bridge.take(BATCH)
-                self._take_telemetry(telemetry)
-                if others:
-                    await self._take_others(others)
-                await asyncio.sleep(0)
+    def wake(self) -> None:
+        """Messages wait."""
+        self._has_telemetry.set()
+        self._has_others.set()
 
     # Telemetry
+
+    async def take_telemetry_forever(self) -> None:
+        """Handle telemetry until cancelled."""
+        inbox = self._broker.inbox
+        while True:
+            await self._has_telemetry.wait()
+            self._has_telemetry.clear()
+            while inbox.has_telemetry:
+                self._take_telemetry(inbox.take_telemetry(BATCH))
+                await asyncio.sleep(0)
 
     def _take_telemetry(self, messages: list[Incoming]) -> None:
         for message in messages:
@@ -74,33 +82,33 @@ class Intake:
         telemetry = parse_information(message.payload, node.registration.dialect)
         live = self._core.state.live[node.id]
         before = _judged_load(node, live)
-        for name in ("cpu_percent", "memory_percent", "memory_free_bytes", "gpus"):
+        for name in _MEASURES:
             if (value := getattr(telemetry, name)) is not None:
                 setattr(live, name, value)
         live.beat = telemetry.beat
+        live.heartbeat_at_ms = self._core.now_ms()
         if _judged_load(node, live) != before:
             self._core.touch_views([node.id])
+        if not self._core.writer.failure:
+            self._note_telemetry(node, telemetry.source, message)
+
+    def _note_telemetry(self, node: Node, source: str, message: Incoming) -> None:
+        """What is to be saved because of it, which it seldom is."""
+        state = self._core.state
         if node.registration.dialect.is_engine:
-            engines.on_telemetry(self._core.state, node, telemetry.source, now_ms(), message.mono_s)
-            node = self._core.state.nodes[node.id]
-        self._heard(node, live, message)
-
-    def _heard(self, node: Node, live: NodeLive, message: Incoming) -> None:
-        live.heartbeat_mono_s = message.mono_s
-        live.heartbeat_at_ms = now_ms()
-        live.will_mono_s = None
+            engines.on_telemetry(state, node, source, self._core.now_ms(), message.mono_s)
+            node = state.nodes[node.id]
         if node.topic_id != message.topic_id:
-            self._core.state.put_node(replace(node, topic_id=message.topic_id))
-        if node.state is not NodeState.READY:
-            self._came_ready(node)
+            state.put_node(replace(node, topic_id=message.topic_id))
+        self._see_alive(node.id, message)
 
-    def _came_ready(self, node: Node) -> None:
-        core = self._core
-        repeated = came_ready(core.state, node, now_ms())
-        core.dispatcher.repeat_for(node.id)
-        for effect in repeated:
-            core.dispatcher.send_once(effect)
-        core.retry_pending()
+    def _see_alive(self, node_id: str, message: Incoming) -> None:
+        """A node that was not READY sent something: whatever it is, the node is there."""
+        state, node = self._core.state, self._core.state.nodes[node_id]
+        if state.state_of(node) is not NodeState.READY:
+            heard_s = self._core.hearing.last_heard_s((node.id, *node.aliases))
+            if heard_s is not None and heard_s >= message.mono_s:
+                self._detector.heard(node)
 
     def _node(self, message: Incoming) -> Node | None:
         node = self._core.state.node_of_topic(message.topic_id)
@@ -110,7 +118,7 @@ class Intake:
         return node
 
     def _tell_unknown(self, topic_id: str) -> None:
-        now = time.monotonic()
+        now = self._core.clock.mono_s()
         if now - self._told.get(topic_id, -UNKNOWN_NODE_PERIOD_S) < UNKNOWN_NODE_PERIOD_S:
             return
         if len(self._told) > MAX_ORPHANS:
@@ -118,53 +126,88 @@ class Intake:
         self._told[topic_id] = now
         cause = "messages of a node that never registered here: restart its engine, so that it registers"
         LOG.warning(cause, node_id=topic_id)
-        event = Event(at_ms=now_ms(), actor="manager", kind="unknown_node", state="", cause=cause, node_id=topic_id)
-        self._core.history.extend([(f"node:{topic_id}", event)])
+        self._core.tell(f"node:{topic_id}", "unknown_node", cause, node_id=topic_id)
         body = orjson.dumps({"message": "Node not registered to the cluster"})
-        self._bridge.publish(topic_id, Channel.CONTROL_ERROR, body)
+        self._broker.publish(topic_id, Channel.CONTROL_ERROR, body)
 
     # States and lists
 
-    async def _take_others(self, messages: list[Incoming]) -> None:
-        """Apply, save, send, acknowledge; while the store does not work everything waits here in order."""
+    async def take_others_forever(self) -> None:
+        """Handle everything else until cancelled; while the store does not work it waits where it is bounded."""
+        inbox = self._broker.inbox
         while True:
-            await self._core.writer.working.wait()
-            self._to_send.clear()
-            for message in messages:
-                try:
-                    self._on_other(message)
-                except ClusterError as error:
-                    self._fault(message, error)
-                except Exception as error:  # noqa: BLE001 - what is not acknowledged would come again and again
-                    self._stumble(message, error)
-            try:
-                await self._core.saved()
-            except ClusterError:
-                continue
-            break
-        for effect in self._to_send:
-            self._core.dispatcher.send_once(effect)
-        for message in messages:
-            self._bridge.acknowledge(message)
+            await self._has_others.wait()
+            self._has_others.clear()
+            while inbox.has_others:
+                await self._core.writer.working.wait()
+                await self._take_others(inbox.take_others(BATCH))
+                await asyncio.sleep(0)
 
-    def _on_other(self, message: Incoming) -> None:
+    async def _take_others(self, messages: list[Incoming]) -> None:
+        """Apply, save, send, acknowledge. A state that the store refused is applied again; newer lists will come."""
+        while messages:
+            await self._core.writer.working.wait()
+            if await self._apply(messages):
+                break
+            messages = [message for message in messages if message.channel is Channel.STATE]
+        for message in messages:
+            self._broker.acknowledge(message)
+
+    async def _apply(self, messages: list[Incoming]) -> bool:
+        """Whether what follows from these messages is durable."""
+        self._to_send.clear()
+        touched: set[InstanceKey] = set()
+        for message in messages:
+            try:
+                self._on_other(message, touched)
+            except ClusterError as error:
+                self._fault(message, error)
+            except Exception as error:  # noqa: BLE001 - what is not acknowledged would come again and again
+                self._stumble(message, error)
+        to_send = self._to_send.copy()
+        touched |= {effect.key for effect in to_send}
+        if touched or self._core.state.dirty:
+            try:
+                await asyncio.shield(self._core.commit(awaited=touched))
+            except ClusterError:
+                return False
+        for effect in to_send:
+            self._core.dispatcher.send_once(effect)
+        return True
+
+    def _on_other(self, message: Incoming, touched: set[InstanceKey]) -> None:
         node = self._node(message)
         if node is None:
             return
-        state = self._core.state
-        if message.channel is Channel.STATE:
-            judge = engines.on_state if node.registration.dialect.is_engine else on_state
-            self._follow(node, judge(state, node, parse_state(message.payload), now_ms()))
-        elif message.channel is Channel.RESOURCES:
-            resources = parse_resources(message.payload)
-            if node.registration.dialect.is_engine:
-                self._follow(node, lists.on_resources(state, node, resources, now_ms(), message.mono_s))
-                self._forget_orphans(node)
-            else:
-                self._core.orphans.pop(node.id, None)
-                self._follow(node, on_resources(state, node, resources, now_ms()))
-        elif message.channel is Channel.CONNECTION:
+        if message.channel is Channel.CONNECTION:
             self._on_connection(node, message)
+            return
+        self._see_alive(node.id, message)
+        node = self._core.state.nodes[node.id]
+        if message.channel is Channel.STATE:
+            self._on_state(node, message, touched)
+        elif message.channel is Channel.RESOURCES:
+            self._on_resources(node, message)
+
+    def _on_state(self, node: Node, message: Incoming, touched: set[InstanceKey]) -> None:
+        state = self._core.state
+        judge = engines.on_state if node.registration.dialect.is_engine else on_state
+        report = parse_state(message.payload)
+        key = InstanceKey(report.job_id, report.number) if report.job_id else None
+        key = key or state.find_reported(node.id, report.job_name, report.number)
+        if key is not None:
+            touched.add(key)
+        self._follow(node, judge(state, node, report, self._core.now_ms()))
+
+    def _on_resources(self, node: Node, message: Incoming) -> None:
+        state, now_ms = self._core.state, self._core.now_ms()
+        resources = parse_resources(message.payload)
+        if node.registration.dialect.is_engine:
+            self._follow(node, lists.on_resources(state, node, resources, now_ms, message.mono_s))
+            self._forget_orphans(node)
+        else:
+            self._core.orphans.pop(node.id, None)
+            self._follow(node, on_resources(state, node, resources, now_ms))
 
     def _forget_orphans(self, node: Node) -> None:
         """Every list of an engine is about one runtime: an orphan is gone when all of them lack it, or when placed."""
@@ -178,10 +221,15 @@ class Intake:
         self._core.orphans[node.id] = kept
 
     def _on_connection(self, node: Node, message: Incoming) -> None:
-        if parse_object(message.payload).get("online") is not False:
-            return
+        """A session begins, or ended: by a goodbye, or by the will that the broker keeps."""
+        body = parse_object(message.payload)
         live = self._core.state.live[node.id]
-        live.will_mono_s = message.mono_s
+        if body.get("online") is True:
+            self._core.hearing.heard(message.topic_id, message.mono_s)
+            self._see_alive(node.id, message)
+        elif body.get("online") is False:
+            live.will_mono_s, live.has_left = message.mono_s, body.get("stopped") is True
+            self._core.leases.look(node.id)
 
     def _follow(self, node: Node, findings: Findings) -> None:
         core = self._core

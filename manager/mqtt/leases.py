@@ -1,38 +1,39 @@
-"""Leases to nodes that hold instances with `on_disconnect: stop_after`: the echo of their newest heartbeat."""
+"""Leases to nodes that hold instances with `on_disconnect: stop_after`: the echo of their newest heartbeat.
+
+They depend on what was heard alone: not on the store, nor on anybody's judgement.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Final
 
 import orjson
 
-from cluster.jobs import OnDisconnect
 from cluster.topics import Channel
 from manager.core import Core
 from manager.domain.model import NodeState
-from manager.mqtt.bridge import Bridge
+from manager.mqtt.broker import Broker
 
 PERIOD_S: Final = 2.0
+AT_ONCE: Final = 500
 
 
-async def acknowledge_leases(core: Core, bridge: Bridge, lease_s: float) -> None:
+async def acknowledge_leases(core: Core, broker: Broker, lease_s: float) -> None:
     """Send leases until cancelled. A node that is not heard gets none, so that its own count runs out."""
     while True:
         await asyncio.sleep(PERIOD_S)
-        for node_id in _holders(core):
-            node, live = core.state.nodes[node_id], core.state.live[node_id]
-            silence_s = time.monotonic() - (live.heartbeat_mono_s or 0.0)
-            if live.beat and node.state is NodeState.READY and silence_s < lease_s:
-                bridge.publish(node.topic_id, Channel.LEASE, orjson.dumps({"beat": live.beat}), qos=0)
+        node_ids = list(core.state.leased)
+        for start in range(0, len(node_ids), AT_ONCE):
+            for node_id in node_ids[start : start + AT_ONCE]:
+                _acknowledge(core, broker, node_id, lease_s)
+            await asyncio.sleep(0)
 
 
-def _holders(core: Core) -> set[str]:
-    return {
-        placement.node_id
-        for instance in core.state.instances.values()
-        if instance.spec.on_disconnect is OnDisconnect.STOP_AFTER
-        for _, placement in instance.placements()
-        if placement.node_id in core.state.nodes
-    }
+def _acknowledge(core: Core, broker: Broker, node_id: str, lease_s: float) -> None:
+    node, live = core.state.nodes.get(node_id), core.state.live.get(node_id)
+    if node is None or live is None or not live.beat or node.state is NodeState.DOWN:
+        return
+    heard_s = core.hearing.last_heard_s((node.id, *node.aliases))
+    if heard_s is not None and core.clock.mono_s() - heard_s < lease_s:
+        broker.publish(node.topic_id, Channel.LEASE, orjson.dumps({"beat": live.beat}), qos=0)

@@ -54,6 +54,11 @@ class NetworkPlugin:
         self._arrived = asyncio.Event()
         self._is_failing = False
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a broker."""
+        return self._commander.is_ready
+
     def send(self, node: Node, effect: Effect) -> bool:
         """As the commander; False too while the job of a deploy is being announced."""
         if effect.verb is not Verb.DEPLOY or effect.identity in self._passed or self._is_announced(effect):

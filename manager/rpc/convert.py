@@ -10,10 +10,11 @@ from cluster.convert import resources_from_proto, resources_to_proto, spec_to_pr
 from cluster.jobs import Resources
 from cluster.nodes import Dialect, Registration
 from cluster.payloads import ResourceEntry
-from cluster.v1 import event_pb2, instance_pb2, job_pb2, node_pb2
-from manager.domain.model import Event, Instance, InstanceState, Job, Node, NodeLive, NodeState, Role, Update
+from cluster.v1 import event_pb2, instance_pb2, job_pb2, manager_pb2, node_pb2
+from manager.domain.model import Event, Instance, InstanceState, Job, Node, NodeKind, NodeLive, NodeState, Role, Update
 from manager.domain.rolling import target_of
 from manager.history import Entry
+from manager.ports import Quarantined
 
 DIALECTS: Final = {
     Dialect.SEED: node_pb2.NODE_DIALECT_SEED,
@@ -23,6 +24,7 @@ DIALECTS: Final = {
 }
 _DIALECTS_BACK: Final = {value: key for key, value in DIALECTS.items()}
 NODE_STATES: Final = {state: node_pb2.NodeState.Value(f"NODE_STATE_{state}") for state in NodeState}
+NODE_KINDS: Final = {kind: node_pb2.NodeKind.Value(f"NODE_KIND_{kind.name}") for kind in NodeKind}
 INSTANCE_STATES: Final = {state: instance_pb2.InstanceState.Value(f"INSTANCE_STATE_{state}") for state in InstanceState}
 _ROLES: Final = {
     Role.CURRENT: instance_pb2.PLACEMENT_ROLE_CURRENT,
@@ -78,6 +80,12 @@ def registration_to_proto(registration: Registration) -> node_pb2.NodeRegistrati
     )
 
 
+def shown_state(node: Node, live: NodeLive | None) -> NodeState:
+    """What is known of a node at the moment."""
+    is_suspect = node.state is NodeState.READY and live is not None and live.is_suspect
+    return NodeState.SUSPECT if is_suspect else node.state
+
+
 def node_to_proto(
     node: Node, live: NodeLive, allocated: Resources, instance_count: int, plan_sequence: int = 0
 ) -> node_pb2.Node:
@@ -85,14 +93,15 @@ def node_to_proto(
     message = node_pb2.Node(
         id=node.id,
         registration=registration_to_proto(node.registration),
-        state=NODE_STATES[node.state],
+        state=NODE_STATES[shown_state(node, live)],
         is_cordoned=node.is_cordoned,
         allocated=resources_to_proto(allocated),
         instance_count=instance_count,
         registered_at=timestamp(node.registered_at_ms),
         topic_id=node.topic_id,
-        detail=node.detail,
+        detail=live.trouble or node.detail,
         plan_sequence=plan_sequence,
+        kind=NODE_KINDS[node.kind],
     )
     if live.heartbeat_at_ms is not None:
         message.heartbeat_at.CopyFrom(timestamp(live.heartbeat_at_ms))
@@ -102,6 +111,13 @@ def node_to_proto(
     if live.memory_free_bytes is not None:
         message.usage.memory_free_bytes = live.memory_free_bytes
     return message
+
+
+def quarantined_to_proto(item: Quarantined) -> manager_pb2.QuarantinedRecord:
+    """A saved record that cannot be read."""
+    return manager_pb2.QuarantinedRecord(
+        kind=item.kind.value, id=item.id, document_json=item.document, error=item.error, at=timestamp(item.at_ms)
+    )
 
 
 def orphan_to_proto(entry: ResourceEntry) -> node_pb2.Orphan:
@@ -117,9 +133,9 @@ def orphan_to_proto(entry: ResourceEntry) -> node_pb2.Orphan:
 
 
 def instance_to_proto(
-    instance: Instance, usage: ResourceEntry | None = None, *, is_whole: bool = False
+    instance: Instance, usage: ResourceEntry | None = None, *, events: Iterable[Event] | None = None
 ) -> instance_pb2.Instance:
-    """An instance; with specification and history where `is_whole`."""
+    """An instance; with its specification where its history is given."""
     message = instance_pb2.Instance(
         key=instance_pb2.InstanceKey(job_id=instance.key.job_id, number=instance.key.number),
         job_name=instance.job_name,
@@ -140,9 +156,9 @@ def instance_to_proto(
         message.usage.cpu_percent = usage.cpu_percent or 0.0
         message.usage.memory_bytes = usage.memory_bytes or 0
         message.usage.disk_bytes = usage.disk_bytes or 0
-    if is_whole:
+    if events is not None:
         message.spec.CopyFrom(spec_to_proto(instance.spec))
-        message.events.extend(event_to_proto(event, f"instance:{instance.key}") for event in instance.events)
+        message.events.extend(event_to_proto(event, f"instance:{instance.key}") for event in events)
     return message
 
 

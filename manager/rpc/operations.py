@@ -11,7 +11,8 @@ from cluster.convert import seconds, spec_from_proto
 from cluster.errors import ConflictError, InvalidInputError
 from cluster.v1 import job_pb2, manager_pb2_grpc
 from cluster.v1 import manager_pb2 as pb
-from manager.core import Core, now_ms
+from manager.core import Core
+from manager.detector import Detector
 from manager.domain.model import Instance, NodeState, Update, UpdatePhase
 from manager.drain import Drain
 from manager.jobs import Jobs
@@ -33,11 +34,12 @@ _PHASES: Final = {
 class OperationsServicer(manager_pb2_grpc.ManagerServiceServicer):
     """The operator's half of ManagerService."""
 
-    def __init__(self, core: Core, nodes: Nodes, mover: Mover, jobs: Jobs) -> None:
+    def __init__(self, core: Core, nodes: Nodes, mover: Mover, jobs: Jobs, detector: Detector) -> None:
         self._core = core
         self._nodes = nodes
         self._mover = mover
         self._jobs = jobs
+        self._detector = detector
         self._reader = Reader(core)
 
     async def MoveInstance(self, request: pb.MoveInstanceRequest, context: Context) -> pb.MoveInstanceResponse:
@@ -90,10 +92,10 @@ class OperationsServicer(manager_pb2_grpc.ManagerServiceServicer):
         """Stop or allow new placements on a node."""
         self._core.require_store()
         known = self._core.state.get_node(request.node)
-        node = self._core.state.set_cordoned(known.id, request.is_cordoned, "operator", now_ms())
+        node = self._core.state.set_cordoned(known.id, request.is_cordoned, "operator", self._core.now_ms())
         await self._core.saved()
         if not request.is_cordoned:
-            self._core.retry_pending()
+            self._core.look_for_room()
         return pb.CordonNodeResponse(node=self._reader.node(node))
 
     async def DrainNode(self, request: pb.DrainNodeRequest, context: Context) -> AsyncIterator[pb.DrainNodeResponse]:
@@ -112,13 +114,22 @@ class OperationsServicer(manager_pb2_grpc.ManagerServiceServicer):
                 is_done=progress.is_done,
             )
 
+    async def ConfirmLost(self, request: pb.ConfirmLostRequest, context: Context) -> pb.ConfirmLostResponse:
+        """Give silent nodes up, or all of them."""
+        self._core.require_store()
+        nodes = self._detector.confirm_lost(list(request.nodes))
+        await self._core.saved()
+        found = (self._core.state.nodes[node.id] for node in nodes if node.id in self._core.state.nodes)
+        return pb.ConfirmLostResponse(nodes=map(self._reader.node, found))
+
     async def RemoveNode(self, request: pb.RemoveNodeRequest, context: Context) -> pb.RemoveNodeResponse:
         """Forget a node."""
         self._core.require_store()
         node = self._core.state.get_node(request.node)
-        is_alive = node.state in (NodeState.READY, NodeState.SUSPECT)
+        state, has_left = self._core.state.state_of(node), self._core.state.live[node.id].has_left
+        is_alive = state in (NodeState.READY, NodeState.SUSPECT) and not has_left
         if is_alive and not request.is_forced:
-            raise ConflictError(f"node {node.name} is {node.state}: stop its worker first, or use force", field="node")
+            raise ConflictError(f"node {node.name} is {state}: stop its worker first, or use force", field="node")
         self._nodes.remove(node, is_forced=request.is_forced)
         await self._core.saved()
         return pb.RemoveNodeResponse()

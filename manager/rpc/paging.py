@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final, TypeVar
 
 from cluster.errors import InvalidInputError
 
@@ -20,8 +20,7 @@ def size_of(page_size: int) -> int:
     return page_size or DEFAULT_SIZE
 
 
-def page(items: Iterable[Item], key: Callable[[Item], Any], after: Any, size: int) -> tuple[list[Item], bool]:
-    """The first `size` elements in key order after a key (None: from the start), and whether more follow."""
-    later = (item for item in items if after is None or key(item) > after)
-    found = heapq.nsmallest(size + 1, later, key=key)
+def page(items: Iterable[Item], size: int) -> tuple[list[Item], bool]:
+    """The first `size` of ordered elements, and whether more follow."""
+    found = list(islice(items, size + 1))
     return found[:size], len(found) > size

@@ -1,18 +1,22 @@
-"""What callers read: lists, pages, single records and the status, from memory."""
+"""What callers read: lists, pages, single records and the status, from what is saved."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from math import isfinite
 from typing import Final
 
-from cluster.errors import InvalidInputError, NotFoundError
+from cluster.convert import duration
+from cluster.errors import InvalidInputError, NotFoundError, UnavailableError
 from cluster.process import version
 from cluster.v1 import event_pb2, instance_pb2, job_pb2, manager_pb2, node_pb2
 from manager.core import Core
-from manager.domain.model import Instance, InstanceKey, Job, Node
+from manager.domain.model import Event, Instance, InstanceKey, Job, Node, NodeLive
+from manager.domain.silence import as_heard
+from manager.figures import instance_counts, node_counts
 from manager.history import Entry
+from manager.ports import Kind
 from manager.rpc.convert import (
     INSTANCE_STATES,
     NODE_STATES,
@@ -22,18 +26,22 @@ from manager.rpc.convert import (
     job_to_proto,
     node_to_proto,
     orphan_to_proto,
+    shown_state,
 )
 from manager.rpc.paging import page, size_of
 
+END: Final = "\U0010ffff"  # behind every id of one name
+MAX_TOLD: Final = 1000
 _SEPARATOR: Final = "/"
 _NUMBER: Final = re.compile(r"[0-9]{1,20}\Z", re.ASCII)
 
 
 class Reader:
-    """Queries on the state."""
+    """Queries on what is saved; what nodes measure, and whether they are heard, is of this moment."""
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._saved = core.saved_records
 
     # Nodes
 
@@ -42,55 +50,72 @@ class Reader:
         state = self._core.state
         return node_to_proto(
             node,
-            state.live[node.id],
+            state.live.get(node.id) or NodeLive(),
             state.allocated[node.id],
             sum(state.on_node[node.id].values()),
-            self._core.applied_sequence,
+            self._core.sequences.settled,
         )
 
     def nodes(self, request: manager_pb2.ListNodesRequest) -> manager_pb2.ListNodesResponse:
         """A page of nodes by name."""
         wanted = set(request.states)
-        found = (
-            node
-            for node in self._core.state.nodes.values()
-            if (not wanted or NODE_STATES[node.state] in wanted) and request.name in ("", node.name)
-        )
-        chosen, has_more = page(found, lambda node: node.name, request.page_token or None, size_of(request.page_size))
+        names = self._saved.node_names
+        after = (request.page_token, END) if request.page_token else None
+        nodes = (self._saved.nodes[node_id] for _, node_id in names.after(after))
+        found = (node for node in nodes if request.name in ("", node.name) and self._is_in(node, wanted))
+        chosen, has_more = page(found, size_of(request.page_size))
         token = chosen[-1].name if has_more else ""
         return manager_pb2.ListNodesResponse(nodes=map(self.node, chosen), next_page_token=token)
 
-    def get_node(self, request: manager_pb2.GetNodeRequest) -> manager_pb2.GetNodeResponse:
+    def _is_in(self, node: Node, wanted: Collection[int]) -> bool:
+        return not wanted or NODE_STATES[shown_state(node, self._core.state.live.get(node.id))] in wanted
+
+    async def get_node(self, request: manager_pb2.GetNodeRequest) -> manager_pb2.GetNodeResponse:
         """One node with its history and what runs there unknown."""
-        node = self._core.state.get_node(request.node)
-        events = [event_to_proto(event, f"node:{node.id}") for event in node.events]
+        node = self._saved_node(request.node)
+        events = [event_to_proto(event, f"node:{node.id}") for event in await self._history(Kind.NODE, node.id, node)]
         held = self._core.orphans.get(node.id, {})
         orphans = [orphan_to_proto(held[name]) for name in sorted(held)]
         return manager_pb2.GetNodeResponse(node=self.node(node), events=events, orphans=orphans)
+
+    def _saved_node(self, reference: str) -> Node:
+        node = self._core.state.get_node(reference)
+        saved = self._saved.nodes.get(node.id)
+        if saved is None:
+            raise NotFoundError(f"there is no node {reference!r}", field="node")
+        return saved
+
+    async def _history(self, kind: Kind, record_id: str, record: Node | Job | Instance) -> Sequence[Event]:
+        """From the log; while that cannot be read, what the record itself remembers."""
+        try:
+            return await self._core.writer.ask(lambda store: store.events(f"{kind.value}:{record_id}"))
+        except UnavailableError:
+            return record.events
 
     # Jobs
 
     def job(self, job: Job) -> job_pb2.Job:
         """A job with the sum of its instances."""
-        return job_to_proto(job, self._instances_of(job.id))
+        return job_to_proto(job, map(self._shown, self._instances_of(job.id)))
 
     def _instances_of(self, job_id: str) -> list[Instance]:
-        state = self._core.state
-        return [state.instances[InstanceKey(job_id, number)] for number in sorted(state.of_job.get(job_id, {}))]
+        keys = (InstanceKey(job_id, number) for number in sorted(self._core.state.of_job.get(job_id, {})))
+        return [self._saved.instances[key] for key in keys if key in self._saved.instances]
 
     def jobs(self, request: manager_pb2.ListJobsRequest) -> manager_pb2.ListJobsResponse:
         """A page of jobs by id."""
-        found = (job for job in self._core.state.jobs.values() if request.name in ("", job.spec.name))
-        chosen, has_more = page(found, lambda job: job.id, request.page_token or None, size_of(request.page_size))
+        jobs = (self._saved.jobs[job_id] for job_id in self._saved.job_ids.after(request.page_token or None))
+        found = (job for job in jobs if request.name in ("", job.spec.name))
+        chosen, has_more = page(found, size_of(request.page_size))
         token = chosen[-1].id if has_more else ""
         return manager_pb2.ListJobsResponse(jobs=map(self.job, chosen), next_page_token=token)
 
     def find_job(self, reference: str) -> Job:
         """The job of an id or a unique name. Raises NotFoundError or InvalidInputError."""
-        job = self._core.state.jobs.get(reference)
+        job = self._saved.jobs.get(reference)
         if job:
             return job
-        named = [job for job in self._core.state.jobs.values() if job.spec.name == reference]
+        named = [job for job in self._saved.jobs.values() if job.spec.name == reference]
         if not named:
             raise NotFoundError(f"there is no job {reference!r}", field="job")
         if len(named) > 1:
@@ -105,30 +130,52 @@ class Reader:
 
     # Instances
 
+    def _shown(self, instance: Instance) -> Instance:
+        """UNKNOWN where nobody knows what became of it: its node is silent, and nothing was decided yet."""
+        return as_heard(instance, self._core.leases.is_silent(instance.node_id), self._trouble(instance.node_id))
+
+    def _trouble(self, node_id: str) -> str:
+        node = self._core.state.nodes.get(node_id)
+        live = self._core.state.live.get(node_id)
+        return (live.trouble if live else "") or (node.detail if node else "")
+
     def instance(self, instance: Instance) -> instance_pb2.Instance:
         """An instance with what its worker measured."""
-        return instance_to_proto(instance, self._core.usages.get(instance.key))
+        return instance_to_proto(self._shown(instance), self._core.usages.get(instance.key))
 
-    def whole_instance(self, key: instance_pb2.InstanceKey) -> tuple[Instance, instance_pb2.Instance]:
-        """An instance with specification and history. Raises NotFoundError."""
-        instance = self._core.state.instances.get(InstanceKey(key.job_id, key.number))
+    def find_instance(self, key: instance_pb2.InstanceKey) -> Instance:
+        """An instance as it is shown. Raises NotFoundError."""
+        instance = self._saved.instances.get(InstanceKey(key.job_id, key.number))
         if instance is None:
             field = "instance_number" if self._core.state.of_job.get(key.job_id) else "job_id"
             raise NotFoundError(f"there is no instance {key.job_id}/{key.number}", field=field)
-        return instance, instance_to_proto(instance, self._core.usages.get(instance.key), is_whole=True)
+        return self._shown(instance)
+
+    async def whole_instance(self, instance: Instance) -> instance_pb2.Instance:
+        """An instance with specification and history."""
+        events = await self._history(Kind.INSTANCE, str(instance.key), instance)
+        return instance_to_proto(instance, self._core.usages.get(instance.key), events=events)
 
     def instances(self, request: manager_pb2.ListInstancesRequest) -> manager_pb2.ListInstancesResponse:
         """A page of instances by job and number."""
-        found = filter(self._instance_filter(request), self._candidates(request))
-        after = _instance_token(request.page_token)
-        chosen, has_more = page(found, lambda item: item.key, after, size_of(request.page_size))
+        found = filter(self._instance_filter(request), map(self._shown, self._candidates(request)))
+        chosen, has_more = page(found, size_of(request.page_size))
         token = str(chosen[-1].key) if has_more else ""
-        return manager_pb2.ListInstancesResponse(instances=map(self.instance, chosen), next_page_token=token)
+        shown = (instance_to_proto(item, self._core.usages.get(item.key)) for item in chosen)
+        return manager_pb2.ListInstancesResponse(instances=shown, next_page_token=token)
 
-    def _candidates(self, request: manager_pb2.ListInstancesRequest) -> list[Instance]:
+    def _candidates(self, request: manager_pb2.ListInstancesRequest) -> Iterable[Instance]:
+        """In order, from behind the token: those of a job or of a node, where one is named."""
+        after = _instance_token(request.page_token)
         if request.job_id:
-            return self._instances_of(request.job_id)
-        return list(self._core.state.instances.values())
+            first = after if after and after.job_id == request.job_id else None
+            instances = self._instances_of(request.job_id)
+            return [item for item in instances if first is None or item.key > first]
+        if request.node:
+            held = self._core.state.on_node[self._core.state.get_node(request.node).id]
+            keys = sorted(key for key in held if after is None or key > after)
+            return [self._saved.instances[key] for key in keys if key in self._saved.instances]
+        return (self._saved.instances[key] for key in self._saved.instance_keys.after(after))
 
     def _instance_filter(self, request: manager_pb2.ListInstancesRequest) -> Callable[[Instance], bool]:
         wanted = set(request.states)
@@ -167,17 +214,25 @@ class Reader:
 
     def status(self, parts: list[manager_pb2.PartStatus], name: str) -> manager_pb2.GetStatusResponse:
         """How the cluster stands."""
-        state = self._core.state
+        core = self._core
         root = next((part for part in parts if part.name == "root"), None)
+        held = list(core.leases.held())
+        hold = core.leases.hold_of(held[0]) if held else None
         return manager_pb2.GetStatusResponse(
-            cluster_id=self._core.cluster_id,
+            cluster_id=core.cluster_id,
             cluster_name=name,
             parts=parts,
             is_connected_to_root=bool(root and root.is_ready),
-            node_counts=Counter(node.state.value for node in state.nodes.values()),
-            instance_counts=Counter(item.state.value for item in state.instances.values()),
-            counters=self._core.counters,
+            node_counts=node_counts(core),
+            instance_counts=instance_counts(core),
+            counters=core.counters,
             version=version(),
+            held_node_ids=sorted(held)[:MAX_TOLD],
+            held_node_count=len(held),
+            hold_cause=hold.cause if hold else "",
+            hold_left=duration(hold.left_s) if hold and isfinite(hold.left_s) else None,
+            quarantined=[f"{kind.value} {record_id}" for kind, record_id in sorted(core.quarantined)][:MAX_TOLD],
+            unsendable=sorted({str(broken.effect.key) for broken in core.dispatcher.broken.values()})[:MAX_TOLD],
         )
 
 

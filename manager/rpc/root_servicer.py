@@ -10,7 +10,7 @@ from cluster.convert import timestamp
 from cluster.errors import InvalidInputError
 from cluster.v1 import manager_pb2 as pb
 from cluster.v1 import manager_pb2_grpc, root_pb2
-from manager.core import Core, now_ms
+from manager.core import Core
 from manager.domain.model import InstanceKey
 from manager.domain.roots import Era, LinkState, Route
 from manager.roots import ALL, ROOT, Roots
@@ -62,7 +62,7 @@ class RootServicer(manager_pb2_grpc.ManagerServiceServicer):
             job_ids = self._roots.keep()
         elif request.decision == root_pb2.ROOT_DECISION_CONFIRM_DELETES:
             job_ids = self._roots.release()
-            self._core.state.delete([InstanceKey(job_id, ALL) for job_id in job_ids], ROOT, now_ms())
+            self._core.state.delete([InstanceKey(job_id, ALL) for job_id in job_ids], ROOT, self._core.now_ms())
         else:
             raise InvalidInputError("decide to confirm the deletes or to keep the workloads", field="decision")
         await self._core.saved()

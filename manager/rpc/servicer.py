@@ -13,7 +13,8 @@ from cluster.nodes import parse_registration
 from cluster.v1 import manager_pb2, manager_pb2_grpc
 from cluster.v1 import manager_pb2 as pb
 from manager import worker_client
-from manager.core import Core, now_ms
+from manager.core import Core
+from manager.detector import Detector
 from manager.domain.model import Instance
 from manager.explain import summary
 from manager.jobs import Jobs
@@ -22,7 +23,7 @@ from manager.nodes import Nodes
 from manager.planner import Planner
 from manager.roots import Roots
 from manager.rpc.checks import check_batch, checked_key, checked_spec, spec_at
-from manager.rpc.convert import registration_from_proto
+from manager.rpc.convert import quarantined_to_proto, registration_from_proto
 from manager.rpc.operations import OperationsServicer
 from manager.rpc.reading import event_message
 from manager.rpc.root_servicer import RootServicer, route_of
@@ -41,11 +42,12 @@ class ManagerServicer(OperationsServicer, RootServicer):
         nodes: Nodes,
         planner: Planner,
         jobs: Jobs,
+        detector: Detector,
         cluster_name: str,
         parts: Callable[[], list[pb.PartStatus]],
         roots: Roots | None = None,
     ) -> None:
-        OperationsServicer.__init__(self, core, nodes, Mover(core, planner), jobs)
+        OperationsServicer.__init__(self, core, nodes, Mover(core, planner), jobs, detector)
         RootServicer.__init__(self, core, roots or Roots(core))
         self._planner = planner
         self._cluster_name = cluster_name
@@ -75,7 +77,7 @@ class ManagerServicer(OperationsServicer, RootServicer):
 
     async def GetNode(self, request: pb.GetNodeRequest, context: Context) -> pb.GetNodeResponse:
         """One node with its history."""
-        return self._reader.get_node(request)
+        return await self._reader.get_node(request)
 
     async def WatchNodes(self, request: pb.WatchNodesRequest, context: Context) -> AsyncIterator[pb.WatchNodesResponse]:
         """A snapshot, then deltas."""
@@ -92,9 +94,9 @@ class ManagerServicer(OperationsServicer, RootServicer):
         ]
         wanted = [(checked_key(item.key, minimum=0), spec_at(specs, item.spec_index)) for item in request.deployments]
         self._core.require_store()
-        instances = self._core.state.deploy(wanted, request.actor or "operator", now_ms())
+        instances = self._core.state.deploy(wanted, request.actor or "operator", self._core.now_ms())
         self._roots.note_route(route_of(request.route), {key.job_id for key, _ in wanted})
-        await self._core.saved()
+        await self._core.saved([item.key for item in instances])
         return pb.DeployInstancesResponse(instances=self._newest(instances))
 
     async def DeleteInstances(self, request: pb.DeleteInstancesRequest, context: Context) -> pb.DeleteInstancesResponse:
@@ -103,13 +105,13 @@ class ManagerServicer(OperationsServicer, RootServicer):
         keys = [checked_key(key, minimum=-1) for key in request.keys]
         self._core.require_store()
         admitted = self._roots.admit_deletes(keys, request.actor)
-        instances = self._core.state.delete(admitted, request.actor or "operator", now_ms())
-        await self._core.saved()
+        instances = self._core.state.delete(admitted, request.actor or "operator", self._core.now_ms())
+        await self._core.saved([item.key for item in instances])
         return pb.DeleteInstancesResponse(instances=self._newest(instances))
 
     def _newest(self, instances: Iterable[Instance]) -> list[Any]:
-        state = self._core.state
-        return [self._reader.instance(state.instances.get(item.key, item)) for item in instances]
+        saved = self._core.saved_records.instances
+        return [self._reader.instance(saved.get(item.key, item)) for item in instances]
 
     # Reading
 
@@ -127,19 +129,21 @@ class ManagerServicer(OperationsServicer, RootServicer):
 
     async def GetInstance(self, request: pb.GetInstanceRequest, context: Context) -> pb.GetInstanceResponse:
         """One instance with its specification and history."""
-        return pb.GetInstanceResponse(instance=self._reader.whole_instance(request.key)[1])
+        instance = self._reader.find_instance(request.key)
+        return pb.GetInstanceResponse(instance=await self._reader.whole_instance(instance))
 
     async def ExplainInstance(self, request: pb.ExplainInstanceRequest, context: Context) -> pb.ExplainInstanceResponse:
         """Why an instance is where it is, or why it is pending."""
-        instance, message = self._reader.whole_instance(request.key)
-        response = pb.ExplainInstanceResponse(instance=message)
+        instance = self._reader.find_instance(request.key)
+        response = pb.ExplainInstanceResponse(instance=await self._reader.whole_instance(instance))
         peers = self._core.state.peers(instance.key.job_id)
         try:
             planning = await self._planner.explain(instance.key.job_id, instance.spec, peers, instance.node_id)
             response.planning.CopyFrom(planning)
         except ClusterError:
             planning = None
-        response.summary = summary(instance, self._node_name, planning, now_ms())
+        hold = self._core.leases.hold_of(instance.node_id)
+        response.summary = summary(instance, self._node_name, planning, self._core.now_ms(), hold)
         return response
 
     def _node_name(self, node_id: str) -> str:
@@ -175,12 +179,24 @@ class ManagerServicer(OperationsServicer, RootServicer):
 
     def _logs_address(self, request: pb.StreamLogsRequest) -> str:
         """The worker that holds, or last held, the instance."""
-        instance, _ = self._reader.whole_instance(request.key)
+        instance = self._reader.find_instance(request.key)
         node_id = instance.node_id or (instance.ended[-1].node_id if instance.ended else "")
         node = self._core.state.nodes.get(node_id)
         if node is None:
             raise NotFoundError(f"{instance.key} is {instance.state} and was on no node yet: it has no output")
         return worker_client.host_port(node.registration.ip, node.registration.port)
+
+    async def ListQuarantined(self, request: pb.ListQuarantinedRequest, context: Context) -> pb.ListQuarantinedResponse:
+        """The saved records that cannot be read."""
+        found = sorted(self._core.quarantined.items())
+        return pb.ListQuarantinedResponse(records=[quarantined_to_proto(item) for _, item in found])
+
+    async def ReleaseQuarantined(
+        self, request: pb.ReleaseQuarantinedRequest, context: Context
+    ) -> pb.ReleaseQuarantinedResponse:
+        """Drop one of them for good."""
+        await self._core.release_quarantined(request.kind, request.id)
+        return pb.ReleaseQuarantinedResponse()
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         """How the cluster stands."""

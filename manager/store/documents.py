@@ -54,6 +54,40 @@ class SettingDocument(_RecordDocument):
     meta: ClassVar[dict[str, Any]] = {"collection": "setting"}
 
 
+class SpecDocument(Document):
+    """A specification; its key is its id."""
+
+    meta: ClassVar[dict[str, Any]] = {"collection": "spec", "auto_create_index": False}
+    id = StringField(primary_key=True)
+    document = DictField(required=True)
+
+
+class EventDocument(Document):
+    """One of the newest events of a subject; its id is SUBJECT#SLOT, so that a newer one takes its place."""
+
+    meta: ClassVar[dict[str, Any]] = {
+        "collection": "event",
+        "auto_create_index": False,
+        "indexes": [{"fields": ["subject", "number"]}],
+    }
+    id = StringField(primary_key=True)
+    subject = StringField(required=True)
+    number = LongField(required=True)
+    row = ListField()
+
+
+class QuarantineDocument(Document):
+    """A record that cannot be read; its id is KIND:ID."""
+
+    meta: ClassVar[dict[str, Any]] = {"collection": "quarantine", "auto_create_index": False}
+    id = StringField(primary_key=True)
+    kind = StringField(required=True)
+    record = StringField(required=True)
+    document = StringField(required=True)
+    error = StringField(required=True)
+    at_ms = LongField(required=True)
+
+
 class StoreDocument(Document):
     """One document for the store as a whole: its schema, and a counter that `ping` writes."""
 
@@ -78,7 +112,8 @@ def collection_name(cls: type[Document]) -> str:
 
 def create_indexes(database: Any) -> None:
     """Make the indexes that the classes declare, in a database of any alias."""
-    for cls in RECORDS.values():
+    classes: tuple[Any, ...] = (*RECORDS.values(), EventDocument)
+    for cls in classes:
         for index in cls._meta["index_specs"]:
             database[collection_name(cls)].create_index(index["fields"])
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import mongoengine
@@ -26,8 +27,11 @@ from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from cluster.errors import InvalidInputError
-from manager.ports import Change, Contents, Kind, StoreError
+from cluster.jobs import JobSpec
+from manager.domain.model import KEPT_EVENTS, Event, Logged, Record
+from manager.ports import Change, Contents, Kind, Quarantined, RecordId, StoreError
 from manager.store import codec, documents, migrations
+from manager.store.library import SpecLibrary
 from manager.store.shapes import Document
 
 _DEFAULT_DATABASE: Final = "cluster"
@@ -67,6 +71,8 @@ class MongoStore:
         self._alias = f"store-{uuid.uuid4().hex}"
         self._names = (f"{self._alias[6:18]}-{number}" for number in itertools.count())
         self._database: Database[dict[str, Any]] | None = None
+        self._library = SpecLibrary()
+        self._unused: list[str] = []
 
     def open(self) -> None:
         """Connect, make indexes, migrate. Raises StoreError."""
@@ -80,26 +86,94 @@ class MongoStore:
             self.close()
             raise
 
-    def load(self) -> Contents:
-        """Read everything that a majority has. Raises StoreError."""
-        contents = codec.ContentsBuilder()
+    def load(self, now_ms: int) -> Contents:
+        """Read everything that a majority has; what cannot be read goes into quarantine. Raises StoreError."""
         with self._failures_told():
+            specs = {item["_id"]: item["document"] for item in self._specs().find()}
+            contents = codec.ContentsBuilder(specs.__getitem__, now_ms)
             for kind in Kind:
                 found = self._collection(kind).find({"version": {"$ne": _REMOVED}}, {"schema": 1, "document": 1})
                 for item in found:
-                    contents.add(kind, item["_id"], migrations.upgraded(kind, item["document"], item["schema"]))
-        return contents.build()
+                    upgrade = partial(migrations.upgraded, kind, schema=item["schema"])
+                    contents.add(kind, item["_id"], item["document"], upgrade)
+            self._set_aside(contents.unreadable)
+            loaded = contents.build([_quarantined(item) for item in self._quarantine().find().sort("_id")])
+            used = self._library.count((*loaded.nodes, *loaded.jobs, *loaded.instances))
+            aside = "".join(item.document for item in loaded.quarantined)
+            self._unused = [key for key in specs if key not in used and key not in aside]
+        return loaded
 
-    def write(self, changes: Sequence[Change]) -> list[Change]:
+    def read(self, ids: Sequence[RecordId]) -> dict[RecordId, Record]:
+        """Those of these records that are there, as a majority has them. Raises StoreError."""
+        found: dict[RecordId, Record] = {}
+        with self._failures_told():
+            for kind in Kind:
+                wanted = [record_id for its_kind, record_id in ids if its_kind is kind]
+                query = {"_id": {"$in": wanted}, "version": {"$ne": _REMOVED}}
+                for item in self._collection(kind).find(query, {"schema": 1, "document": 1}) if wanted else ():
+                    document = migrations.upgraded(kind, item["document"], item["schema"])
+                    found[kind, item["_id"]] = codec.read_one(kind, item["_id"], document, self._find_spec)
+        return found
+
+    def write(self, changes: Sequence[Change], events: Sequence[Logged] = ()) -> list[Change]:
         """One command for each run of one kind; answers the changes whose `expected` did not hold.
 
-        Raises StoreError.
+        Specifications are there before what refers to them; events, of which each record keeps the last, come after
+        their records. Raises StoreError.
         """
         conflicts: list[Change] = []
+        for change in changes:
+            codec.text_of(change)
+        fresh = self._library.fresh(change.record for change in changes)
+        codec.spec_texts(fresh, changes)
         with self._failures_told():
+            self._write_specs(fresh)
             for run in _runs(self._named(change) for change in changes):
                 conflicts += [item.change for item in self._write_run(run)]
+            self._write_events(changes, events)
+        lost = {(change.kind, change.id) for change in conflicts}
+        held = [change for change in changes if (change.kind, change.id) not in lost]
+        self._unused = self._library.replaced((change.before, change.record) for change in held)
         return conflicts
+
+    def events(self, subject: str) -> list[Event]:
+        """The logged events of a subject, oldest first. Raises StoreError."""
+        with self._failures_told():
+            rows = [item["row"] for item in self._events().find({"subject": subject}).sort("number")]
+        return [codec.decode_event(row) for row in rows]
+
+    def release(self, kind: Kind, record_id: str) -> None:
+        """Drop a record from quarantine. Raises StoreError."""
+        with self._failures_told():
+            self._quarantine().delete_one({"_id": f"{kind.value}:{record_id}"})
+
+    def _write_specs(self, fresh: Mapping[str, JobSpec]) -> None:
+        unused = [key for key in self._unused if key not in fresh and not self._library.is_used(key)]
+        if unused:
+            self._specs().delete_many({"_id": {"$in": unused}})
+        if fresh:
+            self._specs().bulk_write([_spec_operation(key, spec) for key, spec in fresh.items()])
+
+    def _write_events(self, changes: Sequence[Change], events: Sequence[Logged]) -> None:
+        gone = [codec.subject_of(change.kind, change.id) for change in changes if change.record is None]
+        if gone:
+            self._events().delete_many({"subject": {"$in": gone}})
+        if events:
+            self._events().bulk_write([_event_operation(logged) for logged in events], ordered=False)
+
+    def _set_aside(self, unreadable: Sequence[Quarantined]) -> None:
+        for item in unreadable:
+            values = {"kind": item.kind.value, "record": item.id, "document": item.document, "error": item.error}
+            operation = {"$set": {**values, "at_ms": item.at_ms}}
+            self._quarantine().update_one({"_id": f"{item.kind.value}:{item.id}"}, operation, upsert=True)
+            self._collection(item.kind).delete_one({"_id": item.id})
+
+    def _find_spec(self, key: str) -> Document:
+        item = self._specs().find_one({"_id": key})
+        if item is None:
+            raise KeyError(key)
+        document: Document = item["document"]
+        return document
 
     def ping(self) -> None:
         """Write a counter. Raises StoreError where that fails."""
@@ -136,8 +210,31 @@ class MongoStore:
         for kind in Kind:
             self._collection(kind).delete_many({"version": _REMOVED})
             if schema < migrations.SCHEMA:
-                _migrate(kind, self._collection(kind))
+                self._migrate(kind)
         self._state().update_one(_STATE, {"$max": {"schema": migrations.SCHEMA}}, upsert=True)
+
+    def _migrate(self, kind: Kind) -> None:
+        collection = self._collection(kind)
+        older = collection.find({"schema": {"$lt": migrations.SCHEMA}, "version": {"$ne": _REMOVED}})
+        while chunk := list(itertools.islice(older, _MIGRATED_AT_ONCE)):
+            operations = [operation for item in chunk if (operation := self._migration(kind, item))]
+            if operations:
+                collection.bulk_write(operations)
+
+    def _migration(self, kind: Kind, item: Document) -> UpdateOne | None:
+        """Brings one document up to date; one that cannot be read stays as it is, for `load` to set aside."""
+        try:
+            document = migrations.upgraded(kind, item["document"], item["schema"])
+            record = codec.decode(kind, document, codec.no_spec, codec.Interner())
+        except codec.UNREADABLE:
+            return None
+        record, events = codec.slimmed(kind, item["_id"], record)
+        specs = [_spec_operation(key, spec) for key, spec in codec.specs_of(record).items()]
+        if specs:
+            self._specs().bulk_write(specs)
+        self._write_events((), events)
+        seen = {name: item[name] for name in ("_id", "version", "schema")}
+        return UpdateOne(seen, {"$set": {"schema": migrations.SCHEMA, "document": codec.encode(record)}})
 
     def _opened(self) -> Database[dict[str, Any]]:
         if self._database is None:
@@ -147,15 +244,21 @@ class MongoStore:
     def _collection(self, kind: Kind) -> _Documents:
         return self._opened()[documents.collection_name(documents.RECORDS[kind])]
 
+    def _specs(self) -> _Documents:
+        return self._opened()[documents.collection_name(documents.SpecDocument)]
+
+    def _events(self) -> _Documents:
+        return self._opened()[documents.collection_name(documents.EventDocument)]
+
+    def _quarantine(self) -> _Documents:
+        return self._opened()[documents.collection_name(documents.QuarantineDocument)]
+
     def _state(self) -> _Documents:
         return self._opened()[documents.collection_name(documents.StoreDocument)]
 
     def _named(self, change: Change) -> _Named:
         name = next(self._names)
-        try:
-            return _Named(name, change, _operation(name, change))
-        except TypeError as error:
-            raise StoreError(f"the {change.kind.value} {change.id!r} cannot be saved: {error}") from error
+        return _Named(name, change, _operation(name, change))
 
     def _write_run(self, run: list[_Named]) -> list[_Named]:
         collection = self._collection(run[0].change.kind)
@@ -251,13 +354,17 @@ def _purge(collection: _Documents, ids: list[str]) -> None:
     collection.delete_many({"_id": {"$in": ids}, "version": _REMOVED})
 
 
-def _migrate(kind: Kind, collection: _Documents) -> None:
-    older = collection.find({"schema": {"$lt": migrations.SCHEMA}})
-    while chunk := list(itertools.islice(older, _MIGRATED_AT_ONCE)):
-        collection.bulk_write([_migration(kind, item) for item in chunk])
+def _spec_operation(key: str, spec: JobSpec) -> UpdateOne:
+    return UpdateOne({"_id": key}, {"$setOnInsert": {"document": codec.encode_spec(spec)}}, upsert=True)
 
 
-def _migration(kind: Kind, item: Document) -> UpdateOne:
-    document = migrations.upgraded(kind, item["document"], item["schema"])
-    seen = {name: item[name] for name in ("_id", "version", "schema")}
-    return UpdateOne(seen, {"$set": {"schema": migrations.SCHEMA, "document": document}})
+def _event_operation(logged: Logged) -> UpdateOne:
+    values = {"subject": logged.subject, "number": logged.number, "row": codec.encode_event(logged.event)}
+    slot = f"{logged.subject}#{logged.number % KEPT_EVENTS}"
+    return UpdateOne({"_id": slot}, {"$set": values}, upsert=True)
+
+
+def _quarantined(item: Document) -> Quarantined:
+    return Quarantined(
+        kind=Kind(item["kind"]), id=item["record"], document=item["document"], error=item["error"], at_ms=item["at_ms"]
+    )

@@ -1,6 +1,7 @@
 """How each type of the model becomes plain (dict, list, str, int, float, bool, None) and back; derived from the types.
 
-A new field of a record is saved because it is there: no list of fields has to be kept in step with the model.
+A new field of a record is saved because it is there: no list of fields has to be kept in step with the model. Events,
+of which there are many, are rows of their fields' values; the last fields may be missing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from operator import attrgetter
 from typing import Any, Protocol
 
 from cluster.jobs import JobSpec
+from manager.domain.model import Event
 
 Document = dict[str, Any]
 
@@ -65,6 +67,8 @@ def shape_of(hint: Any) -> Shape:
         return _sequence(hint)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return Shape(lambda value, _writer: value.value, lambda value, _reader: hint(value))
+    if hint is Event:
+        return _event()
     return Shape(*object_codec(hint))
 
 
@@ -120,6 +124,17 @@ def _row(hint: Any) -> Shape:
         return tuple([shape.decode(value, reader) if shape.decode else value for shape, value in pairs])
 
     return Shape(encode, decode)
+
+
+def _event() -> Shape:
+    encode, decode = object_codec(Event)
+    names = tuple(item.name for item in fields(Event))
+    return Shape(
+        lambda value, writer: [*encode(value, writer).values()],
+        lambda value, reader: decode(
+            value if isinstance(value, dict) else dict(zip(names, value, strict=False)), reader
+        ),
+    )
 
 
 def _object_encoder(shapes: dict[str, Shape]) -> Encode:

@@ -7,13 +7,16 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
-from manager.ports import Change, Contents, Kind, StoreError
+from manager.domain.model import KEPT_EVENTS, Event, Logged, Record
+from manager.ports import Change, Contents, Kind, Quarantined, RecordId, StoreError
 from manager.store import codec, migrations
+from manager.store.library import SpecLibrary
 from manager.store.ownership import Ownership
 from manager.store.shapes import Document
 
@@ -21,7 +24,16 @@ _BUSY_TIMEOUT_S: Final = 5.0
 _TABLE: Final = """CREATE TABLE IF NOT EXISTS KIND (
     id TEXT PRIMARY KEY, version INTEGER NOT NULL, schema INTEGER NOT NULL,
     name TEXT, state TEXT, job_id TEXT, number INTEGER, document TEXT NOT NULL)"""
-_PINGS: Final = "CREATE TABLE IF NOT EXISTS ping (id INTEGER PRIMARY KEY, count INTEGER NOT NULL)"
+_BESIDE: Final = (
+    "CREATE TABLE IF NOT EXISTS ping (id INTEGER PRIMARY KEY, count INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS spec (key TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE IF NOT EXISTS event (
+    subject TEXT NOT NULL, slot INTEGER NOT NULL, number INTEGER NOT NULL, document TEXT NOT NULL,
+    PRIMARY KEY (subject, slot)) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS quarantine (
+    kind TEXT NOT NULL, id TEXT NOT NULL, document TEXT NOT NULL, error TEXT NOT NULL, at_ms INTEGER NOT NULL,
+    PRIMARY KEY (kind, id)) WITHOUT ROWID""",
+)
 _PING: Final = "INSERT INTO ping VALUES (0, 1) ON CONFLICT (id) DO UPDATE SET count = count + 1"
 _INSERT: Final = """INSERT INTO KIND (version, schema, name, state, job_id, number, document, id)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"""
@@ -29,8 +41,19 @@ _UPDATE: Final = """UPDATE KIND SET version = ?, schema = ?, name = ?, state = ?
     WHERE id = ? AND version = ?"""
 _DELETE: Final = "DELETE FROM KIND WHERE id = ? AND version = ?"
 _LOAD: Final = "SELECT id, schema, document FROM KIND"
+_READ: Final = "SELECT schema, document FROM KIND WHERE id = ?"
 _OLDER: Final = "SELECT id, schema, document FROM KIND WHERE schema < ?"
 _MIGRATE: Final = "UPDATE KIND SET schema = ?, document = ? WHERE id = ?"
+_SPEC: Final = "INSERT OR IGNORE INTO spec VALUES (?, ?)"
+_FIND_SPEC: Final = "SELECT document FROM spec WHERE key = ?"
+_DROP_SPEC: Final = "DELETE FROM spec WHERE key = ?"
+_EVENT: Final = "INSERT OR REPLACE INTO event VALUES (?, ?, ?, ?)"
+_EVENTS: Final = "SELECT document FROM event WHERE subject = ? ORDER BY number"
+_DROP_EVENTS: Final = "DELETE FROM event WHERE subject = ?"
+_SET_ASIDE: Final = "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?)"
+_SET_OUT: Final = "DELETE FROM KIND WHERE id = ?"
+_ASIDE: Final = "SELECT kind, id, document, error, at_ms FROM quarantine ORDER BY kind, id"
+_RELEASE: Final = "DELETE FROM quarantine WHERE kind = ? AND id = ?"
 
 
 class SqliteStore:
@@ -44,6 +67,8 @@ class SqliteStore:
         self._ownership = Ownership(self._path)
         self._mutex = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._library = SpecLibrary()
+        self._unused: list[str] = []
 
     def open(self) -> None:
         """Make folder and file, own them, migrate. Raises StoreLockedError or StoreError."""
@@ -59,24 +84,63 @@ class SqliteStore:
                 if self._connection is None:
                     self._ownership.give_back()
 
-    def load(self) -> Contents:
-        """Read everything. Raises StoreError."""
-        contents = codec.ContentsBuilder()
+    def load(self, now_ms: int) -> Contents:
+        """Read everything; what cannot be read goes into quarantine. Raises StoreError."""
         with self._mutex, self._failures_told():
+            connection = self._connected()
+            specs = dict(connection.execute("SELECT key, document FROM spec"))
+            contents = codec.ContentsBuilder(lambda key: orjson.loads(specs[key]), now_ms)
             for kind in Kind:
-                for record_id, schema, text in self._connected().execute(_sql(_LOAD, kind)):
-                    document = _parsed(kind, record_id, text)
-                    contents.add(kind, record_id, migrations.upgraded(kind, document, schema))
-        return contents.build()
+                for record_id, schema, text in connection.execute(_sql(_LOAD, kind)):
+                    contents.add(kind, record_id, text, partial(migrations.upgraded, kind, schema=schema))
+            with _transaction(connection):
+                _set_aside(connection, contents.unreadable)
+            found = contents.build([_quarantined(row) for row in connection.execute(_ASIDE)])
+            used = self._library.count((*found.nodes, *found.jobs, *found.instances))
+            aside = "".join(item.document for item in found.quarantined)
+            self._unused = [key for key in specs if key not in used and key not in aside]
+        return found
 
-    def write(self, changes: Sequence[Change]) -> list[Change]:
+    def read(self, ids: Sequence[RecordId]) -> dict[RecordId, Record]:
+        """Those of these records that are there. Raises StoreError."""
+        found: dict[RecordId, Record] = {}
+        with self._mutex, self._failures_told():
+            connection = self._connected()
+            for kind, record_id in ids:
+                row = connection.execute(_sql(_READ, kind), (record_id,)).fetchone()
+                if row is not None:
+                    document = migrations.upgraded(kind, orjson.loads(row[1]), row[0])
+                    found[kind, record_id] = codec.read_one(kind, record_id, document, self._find_spec)
+        return found
+
+    def write(self, changes: Sequence[Change], events: Sequence[Logged] = ()) -> list[Change]:
         """One transaction, one sync; answers the changes whose `expected` did not hold. Raises StoreError."""
-        if not changes:
+        if not changes and not events:
             return []
-        statements = [_statement(change) for change in changes]
+        with self._mutex:
+            specs = self._library.fresh(change.record for change in changes)
+            unused = [(key,) for key in self._unused if key not in specs and not self._library.is_used(key)]
+            texts = [codec.text_of(change) for change in changes]
+            spec_rows = codec.spec_texts(specs, changes)
+            with self._transaction() as connection:
+                connection.executemany(_DROP_SPEC, unused)
+                connection.executemany(_SPEC, spec_rows)
+                counts = [_apply(connection, change, text) for change, text in zip(changes, texts, strict=True)]
+                connection.executemany(_EVENT, [_event_row(logged) for logged in events])
+            held = [change for change, count in zip(changes, counts, strict=True) if count]
+            self._unused = self._library.replaced((change.before, change.record) for change in held)
+        return [change for change, count in zip(changes, counts, strict=True) if not count]
+
+    def events(self, subject: str) -> list[Event]:
+        """The logged events of a subject, oldest first. Raises StoreError."""
+        with self._mutex, self._failures_told():
+            rows = self._connected().execute(_EVENTS, (subject,)).fetchall()
+        return [codec.decode_event(orjson.loads(text)) for (text,) in rows]
+
+    def release(self, kind: Kind, record_id: str) -> None:
+        """Drop a record from quarantine. Raises StoreError."""
         with self._mutex, self._transaction() as connection:
-            counts = [connection.execute(sql, values).rowcount for sql, values in statements]
-        return [change for change, count in zip(changes, counts, strict=True) if count == 0]
+            connection.execute(_RELEASE, (kind.value, record_id))
 
     def ping(self) -> None:
         """Write a counter. Raises StoreError where that fails."""
@@ -98,6 +162,11 @@ class SqliteStore:
             )
             _prepare(self._connection)
         return self._connection
+
+    def _find_spec(self, key: str) -> Document:
+        row = self._connected().execute(_FIND_SPEC, (key,)).fetchone()
+        document: Document = orjson.loads(row[0])
+        return document
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -140,14 +209,42 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 def _migrate(connection: sqlite3.Connection) -> None:
     with _transaction(connection):
-        connection.execute(_PINGS)
+        for statement in _BESIDE:
+            connection.execute(statement)
         for kind in Kind:
             connection.execute(_sql(_TABLE, kind))
-            for record_id, schema, text in connection.execute(_sql(_OLDER, kind), (migrations.SCHEMA,)).fetchall():
-                document = migrations.upgraded(kind, _parsed(kind, record_id, text), schema)
-                text = orjson.dumps(document).decode()
-                connection.execute(_sql(_MIGRATE, kind), (migrations.SCHEMA, text, record_id))
+            for row in connection.execute(_sql(_OLDER, kind), (migrations.SCHEMA,)).fetchall():
+                _migrate_one(connection, kind, *row)
         connection.execute(f"PRAGMA user_version={migrations.SCHEMA}")
+
+
+def _migrate_one(connection: sqlite3.Connection, kind: Kind, record_id: str, schema: int, text: str) -> None:
+    """Bring one document up to date; one that cannot be read stays as it is, for `load` to set aside."""
+    try:
+        document = migrations.upgraded(kind, orjson.loads(text), schema)
+        record = codec.decode(kind, document, codec.no_spec, codec.Interner())
+    except codec.UNREADABLE:
+        return
+    record, events = codec.slimmed(kind, record_id, record)
+    specs = [(key, codec.text(codec.encode_spec(spec))) for key, spec in codec.specs_of(record).items()]
+    connection.executemany(_SPEC, specs)
+    connection.executemany(_EVENT, [_event_row(logged) for logged in events])
+    connection.execute(_sql(_MIGRATE, kind), (migrations.SCHEMA, codec.text(codec.encode(record)), record_id))
+
+
+def _set_aside(connection: sqlite3.Connection, unreadable: Sequence[Quarantined]) -> None:
+    for item in unreadable:
+        connection.execute(_SET_ASIDE, (item.kind.value, item.id, item.document, item.error, item.at_ms))
+        connection.execute(_sql(_SET_OUT, item.kind), (item.id,))
+
+
+def _quarantined(row: tuple[str, str, str, str, int]) -> Quarantined:
+    kind, record_id, document, error, at_ms = row
+    return Quarantined(kind=Kind(kind), id=record_id, document=document, error=error, at_ms=at_ms)
+
+
+def _event_row(logged: Logged) -> tuple[str, int, int, str]:
+    return (logged.subject, logged.number % KEPT_EVENTS, logged.number, codec.text(codec.encode_event(logged.event)))
 
 
 @contextlib.contextmanager
@@ -157,26 +254,16 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("COMMIT")
 
 
-def _statement(change: Change) -> tuple[str, tuple[Any, ...]]:
+def _apply(connection: sqlite3.Connection, change: Change, text: str) -> int:
+    """How many rows it changed: 0 where `expected` did not hold."""
     record = change.record
     if record is None:
-        return _sql(_DELETE, change.kind), (change.id, change.expected)
-    try:
-        text = orjson.dumps(codec.encode(record)).decode()
-    except TypeError as error:
-        raise StoreError(f"the {change.kind.value} {change.id!r} cannot be saved: {error}") from error
+        connection.execute(_DROP_EVENTS, (codec.subject_of(change.kind, change.id),))
+        return connection.execute(_sql(_DELETE, change.kind), (change.id, change.expected)).rowcount
     values = (record.version, migrations.SCHEMA, *codec.columns(record), text, change.id)
     if change.expected == 0:
-        return _sql(_INSERT, change.kind), values
-    return _sql(_UPDATE, change.kind), (*values, change.expected)
-
-
-def _parsed(kind: Kind, record_id: str, text: str) -> Document:
-    try:
-        document: Document = orjson.loads(text)
-    except ValueError as error:
-        raise StoreError(codec.unreadable(kind, record_id, error)) from error
-    return document
+        return connection.execute(_sql(_INSERT, change.kind), values).rowcount
+    return connection.execute(_sql(_UPDATE, change.kind), (*values, change.expected)).rowcount
 
 
 def _sql(template: str, kind: Kind) -> str:

@@ -64,7 +64,7 @@ def _writes_in_batches(store: Store, size: int) -> dict[str, float]:
 def _load(store: Store) -> dict[str, float]:
     store.write([change(record) for record in _instances("load", LOADED)])
     start = time.perf_counter()
-    count = len(store.load().instances)
+    count = len(store.load(0).instances)
     return {"loaded_instances_per_s": round(count / (time.perf_counter() - start))}
 
 

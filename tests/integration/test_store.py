@@ -55,12 +55,12 @@ def _all(contents: Contents) -> dict[tuple[Kind, str], Record]:
 def test_records_come_back_as_they_were(store: Store, made: list[Record]) -> None:
     """Any record of any kind is loaded with every field equal in value and type; what is removed is not."""
     assert store.write([change(record) for record in made]) == []
-    loaded = _all(store.load())
+    loaded = _all(store.load(0))
     assert store.write([removal(record) for record in made]) == []
     assert len(loaded) == len(made)
     for record in made:
         assert differences(loaded[KINDS[type(record)], id_of(record)], record) == []
-    assert _all(store.load()) == {}
+    assert _all(store.load(0)) == {}
 
 
 def test_contents_outlive_the_connection(url: str) -> None:
@@ -68,7 +68,7 @@ def test_contents_outlive_the_connection(url: str) -> None:
     with contextlib.closing(open_store(url)) as store:
         store.write([change(node()), change(instance())])
     with contextlib.closing(open_store(url)) as store:
-        assert store.load() == Contents(nodes=(node(),), instances=(instance(),))
+        assert store.load(0) == Contents(nodes=(node(),), instances=(instance(),))
 
 
 def test_an_existing_record_is_not_created_again(store: Store) -> None:
@@ -76,7 +76,7 @@ def test_an_existing_record_is_not_created_again(store: Store) -> None:
     store.write([change(setting(value="first"))])
     second = change(setting(value="second"))
     assert store.write([second]) == [second]
-    assert store.load().settings == (setting(value="first"),)
+    assert store.load(0).settings == (setting(value="first"),)
 
 
 @pytest.mark.parametrize("expected", [1, 3])
@@ -85,14 +85,14 @@ def test_another_version_than_expected_is_not_replaced(store: Store, expected: i
     store.write([change(setting(version=2))])
     stale = change(setting(value="stale", version=4), expected=expected)
     assert store.write([stale]) == [stale]
-    assert store.load().settings == (setting(version=2),)
+    assert store.load(0).settings == (setting(version=2),)
 
 
 def test_a_missing_record_is_not_replaced(store: Store) -> None:
     """A change of what is not there is answered, and creates nothing."""
     lost = change(setting(version=2), expected=1)
     assert store.write([lost]) == [lost]
-    assert store.load() == Contents()
+    assert store.load(0) == Contents()
 
 
 def test_removal_compares_too(store: Store) -> None:
@@ -103,7 +103,7 @@ def test_removal_compares_too(store: Store) -> None:
     assert store.write([right]) == []
     assert store.write([right]) == [right]
     assert store.write([change(setting())]) == []
-    assert store.load().settings == (setting(),)
+    assert store.load(0).settings == (setting(),)
 
 
 def test_changes_apply_in_order(store: Store) -> None:
@@ -118,7 +118,7 @@ def test_changes_apply_in_order(store: Store) -> None:
         change(instance(1)),
     ]
     assert store.write(batch) == [late]
-    assert store.load() == Contents(settings=(setting(value="c"),), instances=(instance(1),))
+    assert store.load(0) == Contents(settings=(setting(value="c"),), instances=(instance(1),))
 
 
 def test_exactly_the_conflicts_of_a_large_batch_are_answered(store: Store) -> None:
@@ -134,7 +134,7 @@ def test_exactly_the_conflicts_of_a_large_batch_are_answered(store: Store) -> No
         if (item.expected == 1 and number % 2 == 0) or (item.expected == 0 and number % 2 == 1)
     ]
     assert store.write(batch) == [item for item in batch if item not in held]
-    details = {record.key.number: record.detail for record in store.load().instances}
+    details = {record.key.number: record.detail for record in store.load(0).instances}
     assert {number for number, detail in details.items() if detail == "new"} == {
         int(item.id.partition("/")[2]) for item in held if item.record is not None
     }
@@ -146,7 +146,7 @@ def test_a_batch_of_thousands_is_written(store: Store) -> None:
     made = [instance(number) for number in range(5000)]
     assert store.write([change(record) for record in made]) == []
     assert store.write([change(replace(record, version=2), expected=1) for record in made]) == []
-    loaded = store.load().instances
+    loaded = store.load(0).instances
     assert {record.key.number for record in loaded if record.version == 2} == set(range(5000))
     assert len({id(record.spec) for record in loaded}) == 1
 
@@ -162,7 +162,7 @@ def test_four_threads_lose_no_increment(store: Store, url: str) -> None:
         thread.join()
     for each in stores[: 0 if is_shared else None]:
         each.close()
-    assert store.load().settings == (setting(value="400", version=400),)
+    assert store.load(0).settings == (setting(value="400", version=400),)
 
 
 def _count(store: Store, count: int) -> None:
@@ -177,7 +177,7 @@ def test_four_processes_lose_no_increment(server: str, batch: int) -> None:
         commands = [writer(url, "counter", 100, batch)] * 4
         children = [subprocess.Popen(each, env=writer_environment(), stdout=subprocess.DEVNULL) for each in commands]
         assert [child.wait() for child in children] == [0, 0, 0, 0]
-        assert [int(item.value) for item in store.load().settings] == [400] * batch
+        assert [int(item.value) for item in store.load(0).settings] == [400] * batch
 
 
 def test_nothing_to_write_is_nothing(store: Store) -> None:
@@ -189,13 +189,13 @@ def test_ping_works_on_an_open_store(store: Store) -> None:
     """It writes, and says nothing when that works."""
     store.ping()
     store.ping()
-    assert store.load() == Contents()
+    assert store.load(0) == Contents()
 
 
 def test_a_store_that_is_not_open_says_so(url: str) -> None:
     """Before `open` and after `close`, which may be called twice, each call fails with these words."""
     store = make_store(url)
-    for call in (store.load, store.ping, lambda: store.write([change(node())])):
+    for call in (lambda: store.load(0), store.ping, lambda: store.write([change(node())])):
         with pytest.raises(StoreError, match="is not open"):
             call()
     store.open()
@@ -211,7 +211,7 @@ def test_a_record_that_cannot_be_saved_is_named(store: Store) -> None:
     with pytest.raises(StoreError):
         store.write([change(setting()), change(replace(instance(), exit_code=2**64))])
     store.ping()
-    assert store.load().instances == ()
+    assert store.load(0).instances == ()
 
 
 def _older(number: int) -> dict[str, object]:
@@ -254,7 +254,7 @@ def test_a_store_of_version_0_is_migrated(url: str) -> None:
     _make_version_0(url, 1200)
     with contextlib.closing(open_store(url)) as store:
         assert _schemas(url) == {migrations.SCHEMA}
-        loaded: dict[int, Instance] = {record.key.number: record for record in store.load().instances}
+        loaded: dict[int, Instance] = {record.key.number: record for record in store.load(0).instances}
         assert loaded == {number: instance(number) for number in range(1200)}
         assert store.write([change(instance(7, version=2), expected=1)]) == []
 

@@ -36,7 +36,7 @@ except StoreError as error:
     print("full:", error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 store.write([change(instance(number, detail="after"))])
-print("saved:", number, len(store.load().instances))
+print("saved:", number, len(store.load(0).instances))
 """
 
 
@@ -74,7 +74,7 @@ def _writing(url: str, name: str = "counter") -> Iterator[subprocess.Popen[str]]
 def _assert_saved(url: str, name: str, answered: list[int]) -> None:
     """All five records have at least the version last answered; the batch under way may be there in part."""
     with contextlib.closing(open_store(url)) as store:
-        versions = [record.version for record in store.load().settings if record.name.startswith(name)]
+        versions = [record.version for record in store.load(0).settings if record.name.startswith(name)]
     assert len(versions) == 5
     assert {answered[-1], answered[-1] + 1}.issuperset(versions), (answered[-1], versions)
 
@@ -115,7 +115,7 @@ def test_a_server_that_was_away_is_used_again(mongo_server: MongoServer) -> None
         mongo_server.start()
         store.ping()
         assert store.write([removal(setting())]) == []
-        assert store.load().settings == ()
+        assert store.load(0).settings == ()
 
 
 def test_the_embedded_store_has_one_owner(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_damage_inside_is_told_when_it_is_read(tmp_path: Path) -> None:
         file.seek(200_000)
         file.write(b"\xff" * 100_000)
     with contextlib.closing(open_store(sqlite_url(tmp_path))) as store, pytest.raises(StoreError):
-        store.load()
+        store.load(0)
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def _use_all(store: Store) -> None:
     store.write([change(instance(1, version=2), expected=1), change(instance(2, version=2), expected=7)])
     store.write([removal(node())])
     store.ping()
-    store.load()
+    store.load(0)
 
 
 @pytest.mark.parametrize("options", ["retryWrites=true", "w=0", "w=1&journal=false&readConcernLevel=local"])
@@ -141,9 +141,9 @@ def test_what_is_half_removed_is_gone(url: str) -> None:
         with pytest.MonkeyPatch.context() as context:
             context.setattr(mongo, "_purge", lambda *_: None)
             assert store.write([removal(instance(number)) for number in range(3)]) == []
-        assert store.load().instances == ()
+        assert store.load(0).instances == ()
         assert store.write([change(instance(0, detail="new"))]) == []
-        assert store.load().instances == (instance(0, detail="new"),)
+        assert store.load(0).instances == (instance(0, detail="new"),)
     with contextlib.closing(open_store(url)), contextlib.closing(pymongo.MongoClient[dict[str, Any]](url)) as client:
         assert [item["_id"] for item in database_of(url, client)["instance"].find()] == ["j/0"]
 
@@ -156,7 +156,7 @@ def test_what_is_saved_are_valid_documents(url: str) -> None:
     record = instance(spec=spec(document=text), current=placement, events=(event,))
     with contextlib.closing(open_store(url)) as store, contextlib.closing(pymongo.MongoClient[Any](url)) as client:
         store.write([change(record), change(node()), change(setting())])
-        assert store.load().instances == (record,)
+        assert store.load(0).instances == (record,)
         for cls in documents.RECORDS.values():
             for item in database_of(url, client)[documents.collection_name(cls)].find():
                 cls._from_son(item).validate()
@@ -170,7 +170,7 @@ def test_stores_are_independent(url: str, server: str) -> None:
         with contextlib.closing(open_store(other_url)) as other:
             one.write([change(setting(value="one"))])
             other.write([change(setting(value="other"))])
-        assert one.load().settings == (setting(value="one"),)
+        assert one.load(0).settings == (setting(value="one"),)
     assert set(mongoengine.connection._connections) == before
 
 

@@ -76,14 +76,14 @@ def id_of(record: Record) -> str:
     return record.name if isinstance(record, Setting) else record.id
 
 
-def change(record: Record, expected: int = 0) -> Change:
+def change(record: Record, expected: int = 0, before: Record | None = None) -> Change:
     """The compare-and-set that saves a record."""
-    return Change(kind=KINDS[type(record)], id=id_of(record), expected=expected, record=record)
+    return Change(kind=KINDS[type(record)], id=id_of(record), expected=expected, record=record, before=before)
 
 
 def removal(record: Record) -> Change:
     """The compare-and-set that removes a record of this version."""
-    return Change(kind=KINDS[type(record)], id=id_of(record), expected=record.version, record=None)
+    return Change(kind=KINDS[type(record)], id=id_of(record), expected=record.version, record=None, before=record)
 
 
 def spec(name: str = "web", **fields: Any) -> JobSpec:

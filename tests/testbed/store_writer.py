@@ -15,7 +15,7 @@ def increment(store: Store, names: list[str]) -> int:
     """Add 1 to each setting, by compare-and-set until all are done; returns the last version."""
     version = 0
     while names:
-        saved = {item.name: item for item in store.load().settings}
+        saved = {item.name: item for item in store.load(0).settings}
         batch = [_next(saved.get(name), name) for name in names]
         names = [item.id for item in store.write(batch)]
         version = batch[-1].expected + 1

@@ -1,90 +1,377 @@
-"""Who is alive, judged fairly."""
+"""Who is alive, judged fairly, and who was lost together (section 1 of the reliability work)."""
 
-from dataclasses import replace
+from __future__ import annotations
 
-from manager.domain.leases import Judgement, LeaseRules, judge
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from manager.domain.hearing import Hearing
+from manager.domain.leases import LeaseRules, Leases
 from manager.domain.model import Node, NodeLive, NodeState
 from testbed.records import node
 
-RULES = LeaseRules(lease_s=10.0, grace_s=5.0)
-Pair = tuple[Node, NodeLive]
+RULES = LeaseRules(lease_s=10.0, grace_s=5.0, will_grace_s=10.0, hold_s=120.0, return_cap_s=600.0)
+READY, SUSPECT, DOWN, REGISTERED = NodeState.READY, NodeState.SUSPECT, NodeState.DOWN, NodeState.REGISTERED
 
 
-def _heard(at_s: float, state: NodeState = NodeState.READY, will_s: float | None = None, name: str = "n") -> Pair:
-    return replace(node(name), state=state), NodeLive(heartbeat_mono_s=at_s, will_mono_s=will_s)
+@dataclass
+class Scene:
+    """Nodes that speak every two seconds while they can, and a manager that sweeps four times a second."""
+
+    count: int = 1
+    rules: LeaseRules = RULES
+    deaf_s: float = 0.0
+    nodes: dict[str, Node] = field(default_factory=dict)
+    live: dict[str, NodeLive] = field(default_factory=dict)
+    mute: set[str] = field(default_factory=set)
+    now_s: float = 1000.0
+    is_deaf: bool = False
+    said: list[tuple[float, str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.hearing = Hearing(self.now_s, self.deaf_s)
+        self.leases = Leases(self.hearing, self.rules)
+        for number in range(self.count):
+            self.add(f"n{number}", READY)
+
+    def add(self, name: str, state: NodeState) -> None:
+        self.nodes[name] = replace(node(name), id=name, state=state)
+        self.live[name] = NodeLive()
+        self.leases.watch(name)
+
+    @property
+    def ready_count(self) -> int:
+        return sum(1 for item in self.nodes.values() if item.state is READY)
+
+    def run(self, seconds: float) -> list[tuple[str, str]]:
+        """Let time pass; what was said of whom."""
+        before = len(self.said)
+        end_s = self.now_s + seconds
+        while self.now_s < end_s:
+            self.now_s += 0.25
+            if not self.is_deaf:
+                self._speak()
+                self.hearing.echoed(self.now_s)
+            self._sweep()
+        return [(name, words) for _, name, words in self.said[before:]]
+
+    def _speak(self) -> None:
+        if self.now_s % 2.0:
+            return
+        for name in self.nodes.keys() - self.mute:
+            self.hearing.heard(name, self.now_s)
+            if self.nodes[name].state is not READY:
+                self.nodes[name] = replace(self.nodes[name], state=READY)
+                self.leases.watch(name)
+                self.said.append((self.now_s, name, "READY"))
+
+    def _sweep(self) -> None:
+        sweep = self.leases.sweep(self)
+        for verdict in sweep.verdicts:
+            if verdict.state is DOWN:
+                self.nodes[verdict.node_id] = replace(self.nodes[verdict.node_id], state=DOWN)
+            self.said.append((self.now_s, verdict.node_id, verdict.state))
+        self.said += [(self.now_s, name, "BACK") for name in sweep.back]
+        self.said += [(self.now_s, name, "GIVEN UP") for name in sweep.given_up]
+
+    def will(self, name: str, *, has_left: bool = False) -> None:
+        self.live[name].will_mono_s, self.live[name].has_left = self.now_s, has_left
+        self.leases.look(name)
+
+    def deafen(self, seconds: float) -> None:
+        self.is_deaf = True
+        self.hearing.deafen()
+        self.run(seconds)
+        self.is_deaf = False
+
+    def when(self, name: str, words: str) -> float:
+        return next(at_s for at_s, who, what in self.said if (who, what) == (name, words))
+
+    def given_up(self) -> set[str]:
+        return {name for _, name, words in self.said if words == "GIVEN UP"}
 
 
-def _states(judgement: Judgement) -> list[NodeState]:
-    return [verdict.state for verdict in judgement.verdicts]
+def test_a_node_that_dies_alone_is_given_up_after_lease_and_grace() -> None:
+    """SUSPECT after the lease, DOWN and given up after the grace; the others are not touched."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute.add("n0")
+    died_s = scene.now_s
+    scene.run(30.0)
+    assert scene.when("n0", SUSPECT) - died_s <= RULES.lease_s
+    assert scene.when("n0", "GIVEN UP") - died_s <= RULES.lease_s + RULES.grace_s
+    assert {name for _, name, words in scene.said if words != "READY"} == {"n0"}
 
 
-def test_nobody_is_judged_within_one_lease_of_listening() -> None:
-    """After its own start, and after its broker's return, the manager first listens."""
-    silent = [_heard(0.0), _heard(0.0, NodeState.SUSPECT)]
-    assert _states(judge(silent, 109.9, 100.0, RULES)) == []
-    assert _states(judge(silent, 110.0, 100.0, RULES)) == [NodeState.SUSPECT]
+def test_one_of_two_that_dies_alone_is_given_up_as_soon() -> None:
+    """A cluster of two is no exception: the other one is READY."""
+    scene = Scene(2)
+    scene.run(20.0)
+    scene.mute.add("n0")
+    died_s = scene.now_s
+    scene.run(30.0)
+    assert scene.when("n0", "GIVEN UP") - died_s <= RULES.lease_s + RULES.grace_s
 
 
-def test_silence_from_before_we_listened_does_not_count() -> None:
-    """A lease runs at least from when we began to listen."""
-    assert _states(judge([_heard(0.0, NodeState.SUSPECT)], 112.0, 100.0, RULES)) == []
-    assert _states(judge([_heard(0.0, NodeState.SUSPECT)], 115.0, 100.0, RULES)) == [NodeState.DOWN]
+def test_a_node_that_returns_within_its_grace_is_back() -> None:
+    """It was SUSPECT, and nothing else."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute.add("n0")
+    scene.run(13.0)
+    scene.mute.clear()
+    assert scene.run(30.0) == [("n0", "BACK")]
 
 
-def test_a_lease_that_ran_out_makes_suspect_and_the_grace_down() -> None:
-    """READY, SUSPECT after the lease, DOWN after the grace; never DOWN from READY."""
-    assert _states(judge([_heard(100.0)], 109.0, 0.0, RULES)) == []
-    assert _states(judge([_heard(100.0)], 110.0, 0.0, RULES)) == [NodeState.SUSPECT]
-    assert _states(judge([_heard(100.0)], 999.0, 0.0, RULES)) == [NodeState.SUSPECT]
-    assert _states(judge([_heard(100.0, NodeState.SUSPECT)], 114.9, 0.0, RULES)) == []
-    assert _states(judge([_heard(100.0, NodeState.SUSPECT)], 115.0, 0.0, RULES)) == [NodeState.DOWN]
+def test_silence_while_nobody_can_be_heard_does_not_count() -> None:
+    """The broker is away for longer than lease and grace: nobody is judged."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.deafen(60.0)
+    assert scene.run(5.0) == []
+    assert scene.given_up() == set()
 
 
-def test_a_last_will_shortens_the_detection() -> None:
-    """SUSPECT at once, DOWN one grace later."""
-    assert _states(judge([_heard(100.0, will_s=101.0)], 101.0, 0.0, RULES)) == [NodeState.SUSPECT]
-    assert _states(judge([_heard(100.0, NodeState.SUSPECT, 101.0)], 105.9, 0.0, RULES)) == []
-    assert _states(judge([_heard(100.0, NodeState.SUSPECT, 101.0)], 106.0, 0.0, RULES)) == [NodeState.DOWN]
+@pytest.mark.parametrize("outage_s", [20.0, 33.0, 300.0])
+def test_after_an_outage_a_node_has_the_outages_own_length_again(outage_s: float) -> None:
+    """Clients double their pauses: a node that returns after as long again was never DOWN."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute = {"n0", "n1", "n2"}
+    scene.deafen(outage_s)
+    scene.mute = {"n2"}
+    scene.run(outage_s - 1.0)
+    scene.mute = set()
+    scene.run(60.0)
+    assert DOWN not in {words for _, _, words in scene.said}
 
 
-def test_a_late_last_will_never_lengthens_the_detection() -> None:
-    """The broker may notice a cut cable only when the lease and the grace are over."""
-    assert _states(judge([_heard(100.0, NodeState.SUSPECT, 114.0)], 115.0, 0.0, RULES)) == [NodeState.DOWN]
+def test_after_an_outage_a_dead_node_is_found_in_the_end() -> None:
+    """Lease, grace and the outage's own length later it is given up."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute = {"n2"}
+    scene.deafen(33.0)
+    back_s = scene.now_s
+    scene.run(100.0)
+    assert scene.given_up() == {"n2"}
+    assert 40.0 <= scene.when("n2", "GIVEN UP") - back_s <= 33.0 + 15.0 + 1.0
 
 
-def test_a_mass_expiry_pauses_re_placement() -> None:
-    """When many expire together, by silence or by last wills, none of them goes DOWN."""
-    for will in (None, 100.0):
-        silent = [_heard(100.0, NodeState.SUSPECT, will, f"s{n}") for n in range(5)]
-        alive = [_heard(119.0, name=f"a{n}") for n in range(11)]
-        judgement = judge([*silent, *alive], 120.0, 0.0, RULES)
-        assert judgement.is_paused
-        assert _states(judgement) == []
+def test_the_outages_own_length_is_bounded() -> None:
+    """After a day without a broker nobody waits for another day."""
+    scene = Scene(3, replace(RULES, return_cap_s=60.0))
+    scene.run(20.0)
+    scene.mute = {"n2"}
+    scene.deafen(3600.0)
+    back_s = scene.now_s
+    scene.run(100.0)
+    assert scene.when("n2", "GIVEN UP") - back_s <= 76.0
 
 
-def test_few_nodes_or_a_small_share_are_no_mass() -> None:
-    """Four nodes, or five of twenty, are taken for what they are: down."""
-    four = [_heard(100.0, NodeState.SUSPECT, name=f"s{n}") for n in range(4)]
-    assert _states(judge(four, 120.0, 0.0, RULES)) == [NodeState.DOWN] * 4
-    five = [_heard(100.0, NodeState.SUSPECT, name=f"s{n}") for n in range(5)]
-    alive = [_heard(119.0, name=f"a{n}") for n in range(15)]
-    assert _states(judge([*five, *alive], 120.0, 0.0, RULES)) == [NodeState.DOWN] * 5
+def test_a_manager_that_was_away_gives_as_long_again() -> None:
+    """A start after a known absence is an outage as any other."""
+    scene = Scene(3, deaf_s=33.0)
+    scene.mute = {"n2"}
+    scene.run(40.0)
+    assert scene.given_up() == set()
+    scene.run(20.0)
+    assert scene.given_up() == {"n2"}
 
 
-def test_nodes_that_never_came_are_no_mass() -> None:
+@pytest.mark.parametrize(("count", "lost"), [(1, 1), (2, 2), (3, 2), (3, 3), (4, 2), (4, 4), (10, 4), (10, 10)])
+def test_losses_that_happen_together_are_one_event_whatever_the_size(count: int, lost: int) -> None:
+    """More than 30 % and at least two, or all: nobody is given up before the bound, whoever returns is left alone."""
+    scene = Scene(count)
+    scene.run(20.0)
+    scene.mute = {f"n{number}" for number in range(lost)}
+    scene.run(100.0)
+    assert scene.given_up() == set()
+    assert set(scene.leases.held()) == scene.mute
+    scene.mute = set()
+    scene.run(10.0)
+    assert scene.given_up() == set()
+    assert set(scene.leases.held()) == set()
+
+
+@pytest.mark.parametrize(("count", "lost"), [(4, 1), (10, 3), (10, 1)])
+def test_few_losses_are_taken_for_what_they_are(count: int, lost: int) -> None:
+    """30 % or less, or a single node: given up after lease and grace."""
+    scene = Scene(count)
+    scene.run(20.0)
+    scene.mute = {f"n{number}" for number in range(lost)}
+    scene.run(17.0)
+    assert scene.given_up() == scene.mute
+
+
+def test_losses_one_after_the_other_are_not_one_event() -> None:
+    """Two of three that die a minute apart are two single losses; the last one has nobody to be replaced on."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute.add("n0")
+    scene.run(60.0)
+    scene.mute.add("n1")
+    scene.run(20.0)
+    assert scene.given_up() == {"n0", "n1"}
+
+
+def test_a_mass_loss_is_resolved_after_the_bound() -> None:
+    """Five of ten that are really dead are given up when the bound has passed."""
+    scene = Scene(10)
+    scene.run(20.0)
+    scene.mute = {f"n{number}" for number in range(5)}
+    died_s = scene.now_s
+    scene.run(200.0)
+    assert scene.given_up() == scene.mute
+    last_s = max(scene.when(name, "GIVEN UP") for name in scene.mute)
+    assert last_s - died_s <= RULES.lease_s + RULES.grace_s + RULES.hold_s + 2.0
+
+
+def test_part_of_a_mass_loss_that_returns_frees_nothing_of_the_others() -> None:
+    """The first ones back do not end the waiting for those who may still be on their way."""
+    scene = Scene(10)
+    scene.run(20.0)
+    scene.mute = {f"n{number}" for number in range(5)}
+    scene.run(30.0)
+    scene.mute = {"n4"}
+    scene.run(60.0)
+    assert scene.given_up() == set()
+    assert set(scene.leases.held()) == {"n4"}
+    hold = scene.leases.hold_of("n4")
+    assert hold is not None
+    assert "together" in hold.cause
+    assert 0 < hold.left_s < RULES.hold_s
+
+
+def test_with_no_ready_node_nothing_is_given_up_however_long_it_lasts() -> None:
+    """All are away for an hour: they are called DOWN after the bound, and nothing is given up."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute = {"n0", "n1", "n2"}
+    scene.run(3600.0)
+    assert {item.state for item in scene.nodes.values()} == {DOWN}
+    assert scene.given_up() == set()
+
+
+def test_the_first_node_back_after_a_total_loss_leaves_the_others_as_long_again() -> None:
+    """The second one returns within the time that all were away: nothing of it was given up; the dead one is, later."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute = {"n0", "n1", "n2"}
+    scene.run(300.0)
+    scene.mute = {"n1", "n2"}
+    scene.run(280.0)
+    assert scene.given_up() == set()
+    scene.mute = {"n2"}
+    scene.run(60.0)
+    assert scene.given_up() == {"n2"}
+
+
+def test_an_operator_ends_the_waiting_at_once() -> None:
+    """Confirmed as lost, a node is DOWN and given up at the next look, with or without others."""
+    for lost in (2, 3):
+        scene = Scene(3)
+        scene.run(20.0)
+        scene.mute = {f"n{number}" for number in range(lost)}
+        scene.run(20.0)
+        assert scene.leases.confirm("n0")
+        scene.run(0.5)
+        assert scene.given_up() == {"n0"}
+        assert not scene.leases.confirm("n0")
+
+
+def test_nobody_confirms_the_loss_of_a_node_that_is_there() -> None:
+    """A READY node is missed by nobody."""
+    scene = Scene(3)
+    scene.run(20.0)
+    assert not scene.leases.confirm("n0")
+
+
+def test_a_last_will_makes_suspect_at_once_and_down_after_its_own_grace() -> None:
+    """SUSPECT at once; DOWN when nothing is heard for the will's grace."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute.add("n0")
+    scene.run(1.0)
+    scene.will("n0")
+    at_s = scene.now_s
+    scene.run(30.0)
+    assert scene.when("n0", SUSPECT) - at_s <= 0.25
+    assert RULES.will_grace_s <= scene.when("n0", "GIVEN UP") - at_s <= RULES.will_grace_s + 0.5
+
+
+def test_any_sign_of_life_takes_a_will_back() -> None:
+    """The worker's process was killed and is back after nine seconds: it costs nothing."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute.add("n0")
+    scene.will("n0")
+    scene.run(9.0)
+    scene.mute.clear()
+    assert ("n0", "BACK") in scene.run(30.0)
+    assert scene.given_up() == set()
+    assert scene.live["n0"].will_mono_s is None
+
+
+def test_a_late_will_never_lengthens_the_detection() -> None:
+    """The broker may notice a cut cable only when lease and grace are nearly over."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute.add("n0")
+    died_s = scene.now_s
+    scene.run(14.0)
+    scene.will("n0")
+    scene.run(10.0)
+    assert scene.when("n0", "GIVEN UP") - died_s <= RULES.lease_s + RULES.grace_s
+
+
+def test_a_manager_whose_link_flaps_still_judges() -> None:
+    """Connected for five seconds, away for five: the dead node is found, the living ones are not touched."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute.add("n0")
+    for _ in range(12):
+        scene.run(5.0)
+        scene.deafen(5.0)
+    scene.run(5.0)
+    assert scene.given_up() == {"n0"}
+
+
+def test_nodes_that_never_came_are_down_and_no_mass() -> None:
     """Machines that registered and were never heard do not stop the others from being judged."""
-    absent = [_heard(100.0, NodeState.REGISTERED, name=f"r{n}") for n in range(10)]
-    dead = [_heard(100.0, NodeState.SUSPECT, name="s")]
-    judgement = judge([*absent, *dead], 120.0, 0.0, RULES)
-    assert not judgement.is_paused
-    assert _states(judgement) == [NodeState.DOWN] * 11
+    scene = Scene(4)
+    scene.run(20.0)
+    for number in range(10):
+        scene.add(f"r{number}", REGISTERED)
+        scene.mute.add(f"r{number}")
+    scene.mute.add("n0")
+    scene.run(17.0)
+    assert "n0" in scene.given_up()
+    scene.run(10.0)
+    assert {scene.nodes[f"r{number}"].state for number in range(10)} == {DOWN}
 
 
-def test_whoever_returns_last_from_a_mass_expiry_is_spared() -> None:
-    """The end of a mass expiry is not the end of those who are not back yet: they have one more lease."""
-    nodes = [_heard(100.0, NodeState.SUSPECT, name=f"s{n}") for n in range(6)]
-    assert judge(nodes, 200.0, 0.0, RULES).is_paused
-    for _, live in nodes[:3]:
-        live.heartbeat_mono_s = 200.5
-    assert _states(judge(nodes, 201.0, 0.0, RULES)) == []
-    assert _states(judge(nodes[3:], 210.0, 0.0, RULES)) == [NodeState.DOWN] * 3
+def test_nodes_that_were_down_at_the_start_may_still_be_on_their_way() -> None:
+    """What nobody gave up before a restart of the manager is not given up by it."""
+    scene = Scene(1, deaf_s=30.0)
+    scene.nodes["d"] = replace(node("d"), id="d", state=DOWN)
+    scene.live["d"] = NodeLive()
+    scene.leases.resume("d")
+    scene.mute.add("d")
+    scene.run(40.0)
+    assert scene.given_up() == set()
+    scene.run(10.0)
+    assert scene.given_up() == {"d"}
+
+
+def test_a_node_that_was_removed_is_not_judged_any_more() -> None:
+    """Neither one that is late nor one that is well."""
+    scene = Scene(4)
+    scene.run(20.0)
+    scene.mute.add("n0")
+    scene.run(11.0)
+    for name in ("n0", "n1"):
+        del scene.nodes[name], scene.live[name]
+        scene.leases.forget(name)
+    assert scene.run(60.0) == []

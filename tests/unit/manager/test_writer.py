@@ -72,7 +72,7 @@ async def test_what_waits_is_saved_together(tmp_path: Path) -> None:
         await asyncio.gather(*saved)
         assert sum(store.batches) == 100
         assert len(store.batches) <= 2
-        assert len(store.load().settings) == 100
+        assert len(store.load(0).settings) == 100
 
 
 async def test_nothing_to_save_waits_for_what_came_before(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ async def test_a_failure_is_told_to_everybody_who_waits(tmp_path: Path) -> None:
         await writer.working.wait()
         assert len(reloads) == 1
         await writer.submit({(Kind.SETTING, "d"): setting("d")})
-        assert {item.name for item in store.load().settings} == {"d"}
+        assert {item.name for item in store.load(0).settings} == {"d"}
 
 
 @pytest.mark.parametrize("writes_first", [False, True])
@@ -126,10 +126,10 @@ async def test_after_a_failure_memory_is_what_the_store_holds(tmp_path: Path, wr
         await core.writer.working.wait()
         expected = {"kept", "lost"} if writes_first else {"kept"}
         assert {key.job_id for key in core.state.instances} == expected
-        assert set(core.state.instances.values()) == set(store.load().instances)
+        assert set(core.state.instances.values()) == set(store.load(0).instances)
         core.state.deploy([(InstanceKey("lost", 0), spec())], "root", 1)
         await core.saved()
-        assert {item.key.job_id for item in store.load().instances} == {"kept", "lost"}
+        assert {item.key.job_id for item in store.load(0).instances} == {"kept", "lost"}
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -156,5 +156,5 @@ async def test_what_waits_at_the_end_is_written(tmp_path: Path) -> None:
     async with _running(writer):
         writer.submit({(Kind.SETTING, "a"): setting("a")})
     store.open()
-    assert [item.name for item in store.load().settings] == ["a"]
+    assert [item.name for item in store.load(0).settings] == ["a"]
     store.close()

@@ -1,0 +1,18 @@
+"""What is shown of an instance whose node is silent while nobody has decided yet what becomes of it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from manager.domain.model import Instance, InstanceState
+
+S = InstanceState
+UNKNOWN_WHEN_SILENT: Final = frozenset({S.SCHEDULED, S.STARTING, S.RUNNING})
+
+
+def as_heard(instance: Instance, is_silent: bool, trouble: str) -> Instance:
+    """UNKNOWN, where it was on its way or running there; the same object otherwise."""
+    if not is_silent or instance.state not in UNKNOWN_WHEN_SILENT:
+        return instance
+    return replace(instance, state=S.UNKNOWN, detail=f"its node is not heard: {trouble}")
