@@ -18,6 +18,7 @@ from cluster.process import LOG
 from cluster.rpc_errors import to_status
 
 REQUEST_ID: Final = "x-request-id"
+SAVED_ONLY: Final = "x-saved-only"
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -38,7 +39,13 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
-    """Binds the request id to the log and turns a raised ClusterError into its status; anything else into INTERNAL."""
+    """Binds the request id to the log and turns a raised ClusterError into its status; anything else into INTERNAL.
+
+    Where `saved_only` says why nothing can be saved at the moment, answers carry it: they are what was saved last.
+    """
+
+    def __init__(self, saved_only: Callable[[], str] = str) -> None:
+        self._saved_only = saved_only
 
     async def intercept_service(
         self,
@@ -51,7 +58,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             return handler
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
-                _guard_unary(handler.unary_unary, details.method),
+                _guard_unary(handler.unary_unary, details.method, self._saved_only),
                 handler.request_deserializer,
                 handler.response_serializer,
             )
@@ -78,9 +85,11 @@ async def _abort(context: Context, error: Exception) -> None:
     await context.abort_with_status(rpc_status.to_status(to_status(error)))
 
 
-def _guard_unary(inner: Callable[..., Any], method: str) -> Callable[..., Any]:
+def _guard_unary(inner: Callable[..., Any], method: str, saved_only: Callable[[], str]) -> Callable[..., Any]:
     async def guarded(request: Any, context: Context) -> Any:
         _bind(request, method)
+        if why := saved_only():
+            context.set_trailing_metadata(((SAVED_ONLY, why.encode("ascii", "replace").decode()),))
         try:
             return await inner(request, context)
         except grpc.aio.AbortError:
@@ -107,14 +116,19 @@ def _guard_stream(inner: Callable[..., Any], method: str) -> Callable[..., Any]:
 
 @asynccontextmanager
 async def serving(
-    address: str, services: dict[str, Callable[[grpc.aio.Server], None]], *, drain_s: float = 5.0
+    address: str,
+    services: dict[str, Callable[[grpc.aio.Server], None]],
+    *,
+    drain_s: float = 5.0,
+    saved_only: Callable[[], str] = str,
 ) -> AsyncIterator[health.aio.HealthServicer]:
     """A started server: `services` maps full service names to functions that add their servicer to it.
 
     Yields the health servicer (set each service SERVING when it is). On exit it answers NOT_SERVING, refuses new calls
-    and gives running ones `drain_s` seconds. Raises OSError where the address is taken.
+    and gives running ones `drain_s` seconds. `saved_only`: see ErrorInterceptor. Raises OSError where the address is
+    taken.
     """
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=OPTIONS)
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(saved_only)], options=OPTIONS)
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     for name, add in services.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from clusterctl.exits import CommandError, ExitCode, UnreachableError
 
 ACTOR: Final = "operator"
 PAGE_SIZE: Final = 1000
+_SAVED_ONLY: Final = "x-saved-only"
 _CALL_TIMEOUT_S: Final = 30.0
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -30,15 +32,25 @@ class Manager:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self._is_noted = False
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self.api: ManagerServiceStub = ManagerServiceStub(self._channel)
 
     def call(self, rpc: Callable[..., Response], request: object, timeout_s: float = _CALL_TIMEOUT_S) -> Response:
         """One call. Raises CommandError, UnreachableError where nothing answers."""
         try:
-            return rpc(request, timeout=timeout_s)
+            response, call = rpc.with_call(request, timeout=timeout_s)  # type: ignore[attr-defined]
         except grpc.RpcError as error:
             raise self._explained(error) from None
+        self._note(call.trailing_metadata())
+        return response  # type: ignore[no-any-return]
+
+    def _note(self, metadata: Any) -> None:
+        """Say once that the manager could only tell what was saved last."""
+        why = next((value for key, value in metadata or () if key == _SAVED_ONLY), "")
+        if why and not self._is_noted:
+            self._is_noted = True
+            print(f"note: the manager's database is away ({why}); this is what was saved last", file=sys.stderr)
 
     def stream(self, rpc: Callable[..., Iterator[Response]], request: object) -> Iterator[Response]:
         """The responses of a stream as they come. Raises as `call`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from cluster.v1 import manager_pb2
 from clusterctl import columns, reading
@@ -11,6 +11,8 @@ from clusterctl.client import Manager
 from clusterctl.names import find_instance, find_job
 from clusterctl.output import console, printable, table
 from clusterctl.records import Record, instance_record, job_record, node_record, to_record
+
+SHOWN_NODES: Final = 10
 
 
 def node(manager: Manager, name: str) -> Record:
@@ -35,6 +37,20 @@ def instance(manager: Manager, name: str) -> Record:
     key = find_instance(manager, name)
     found = manager.call(manager.api.GetInstance, manager_pb2.GetInstanceRequest(key=key))
     return instance_record(found.instance, reading.node_names(manager))
+
+
+def status_lines(manager: Manager, answer: manager_pb2.GetStatusResponse, record: Record) -> Record:
+    """The status for people: silent nodes that are waited for in one line, by name."""
+    lines = {key: value for key, value in record.items() if not key.startswith(("held_", "hold_"))}
+    if not answer.held_node_count:
+        return lines
+    names = reading.node_names(manager)
+    shown = [names.get(node_id, node_id) for node_id in answer.held_node_ids[:SHOWN_NODES]]
+    more = answer.held_node_count - len(shown)
+    who = ", ".join(shown) + (f" and {more} more" if more else "")
+    bound = f"for {answer.hold_left.seconds} s at most" if answer.HasField("hold_left") else "until a node is READY"
+    told = f"{who}: waited for {bound}, because {answer.hold_cause}; `clusterctl node confirm-lost` ends that"
+    return {**lines, "silent nodes": told}
 
 
 def show(record: Mapping[str, Any]) -> None:

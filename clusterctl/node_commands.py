@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clusterctl.exits import CommandError
+from clusterctl.exits import CommandError, ExitCode
 from clusterctl.options import ADDRESS, ManagerOption, NodeArgument
 
 if TYPE_CHECKING:
     from cluster.v1.node_pb2 import Node
 
-_node = typer.Typer(no_args_is_help=True, help="Adopt, cordon, uncordon, drain or remove a node.")
+_node = typer.Typer(no_args_is_help=True, help="Adopt, cordon, uncordon, drain, give up or remove a node.")
 
 
 def register(app: typer.Typer) -> None:
@@ -69,6 +69,29 @@ def drain(
             typer.echo(f"{last.moved_count}/{last.total_count} moved {printable(last.detail)}".rstrip())
     if last is None or not last.is_done or last.moved_count < last.total_count:
         raise CommandError(f"{name} is not empty: {last.detail if last else 'the drain broke off'}")
+
+
+@_node.command("confirm-lost")
+def confirm_lost(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NODE…", help="Silent nodes that will not return.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All nodes that are waited for.")] = False,
+    manager: ManagerOption = ADDRESS,
+) -> None:
+    """Give silent nodes up at once: what was there is placed anew, as its jobs say for a lost node.
+
+    Nodes that fell silent together are waited for (`clusterctl status` shows them), because they usually return.
+    """
+    from cluster.v1.manager_pb2 import ConfirmLostRequest
+    from clusterctl.client import connected, request_id
+
+    if bool(names) == every:
+        raise CommandError("name the nodes that are lost, or give --all", ExitCode.USAGE)
+    with connected(manager) as peer:
+        request = ConfirmLostRequest(request_id=request_id(), nodes=names or [])
+        for node in peer.call(peer.api.ConfirmLost, request).nodes:
+            typer.echo(f"gave up {_named(node)}")
 
 
 @_node.command()

@@ -51,15 +51,16 @@ def status(manager: ManagerOption = ADDRESS, output: OutputOption = Output.TABLE
     """Say whether the cluster's parts are ready and what it holds; exit status 1 while a part is missing."""
     from cluster.v1.manager_pb2 import GetStatusRequest
     from clusterctl.client import connected
-    from clusterctl.describing import show
+    from clusterctl.describing import show, status_lines
     from clusterctl.output import write_data
     from clusterctl.records import to_record
 
     with connected(manager) as peer:
-        record = to_record(peer.call(peer.api.GetStatus, GetStatusRequest()))
-    if output is Output.TABLE:
-        show(record)
-    else:
+        answer = peer.call(peer.api.GetStatus, GetStatusRequest())
+        record = to_record(answer)
+        if output is Output.TABLE:
+            show(status_lines(peer, answer, record))
+    if output is not Output.TABLE:
         write_data(record, output)
     if not all(part["is_ready"] or part["name"] == "root" for part in record["parts"]):
         raise typer.Exit(ExitCode.FAILED)

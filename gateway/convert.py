@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cluster.convert import resources_from_proto, resources_to_proto, spec_from_proto, unix_ms
+from cluster.convert import resources_from_proto, resources_to_proto, seconds, spec_from_proto, unix_ms
 from cluster.documents import job_document
 from cluster.nodes import Dialect, Registration
 from cluster.v1 import event_pb2, instance_pb2, job_pb2, manager_pb2, node_pb2, resources_pb2, scheduler_pb2
@@ -203,6 +203,14 @@ def status_json(answer: manager_pb2.GetStatusResponse, default_name: str) -> Jso
         "nodes": dict(answer.node_counts),
         "instances": dict(answer.instance_counts),
         "counters": dict(answer.counters),
+        "waited_for": {
+            "count": answer.held_node_count,
+            "cause": answer.hold_cause,
+            "left_s": seconds(answer.hold_left) if answer.HasField("hold_left") else None,
+            "node_ids": list(answer.held_node_ids),
+        },
+        "quarantined": list(answer.quarantined),
+        "unsendable": list(answer.unsendable),
     }
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import grpc
 
 from cluster.errors import DeadlineError, UnavailableError
 from cluster.process import LOG
-from cluster.rpc import channel
+from cluster.rpc import SAVED_ONLY, channel
 from cluster.rpc_errors import from_rpc_error
 from cluster.v1 import manager_pb2_grpc, scheduler_pb2_grpc
 
@@ -20,10 +21,18 @@ if TYPE_CHECKING:
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+saved_only: ContextVar[str] = ContextVar("saved_only", default="")
 DETAILS_KEY: Final = "grpc-status-details-bin"
 _RETRY_S: Final = 0.05
 _LAST_CALL_S: Final = 2.0
 _AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+def note_saved_only(metadata: grpc.aio.Metadata | None) -> None:
+    """Remember for this request's answer that the manager could only tell what was saved last."""
+    for key, value in metadata or ():
+        if key == SAVED_ONLY:
+            saved_only.set(str(value))
 
 
 class Peer:
@@ -52,7 +61,8 @@ class Peer:
         bound_s = left_s = timeout_s or self._call_timeout_s
         while True:
             try:
-                response = await method(request, timeout=left_s)
+                call = method(request, timeout=left_s)
+                response = await call
             except grpc.aio.AioRpcError as error:
                 waited_s = time.monotonic() - began
                 if not _is_away(error) or waited_s >= wait_s:
@@ -61,6 +71,7 @@ class Peer:
                 left_s = max(bound_s - (time.monotonic() - began), min(bound_s, _LAST_CALL_S))
             else:
                 self._note(is_away=False)
+                note_saved_only(await call.trailing_metadata())
                 return response
 
     async def stream(self, call: grpc.aio.UnaryStreamCall[Any, Response]) -> AsyncGenerator[Response]:

@@ -346,6 +346,15 @@ class Part(_Schema):
     detail: str = Field(description="what is wrong, where it is not ready")
 
 
+class WaitedFor(_Schema):
+    """Silent nodes of which nothing is placed anew yet; `left_s` null: until another node is READY, or there are none."""
+
+    count: int = Field(examples=[0])
+    cause: str = Field(examples=["5 of 10 nodes fell silent together"])
+    left_s: float | None = Field(examples=[118.5])
+    node_ids: list[str]
+
+
 class ClusterStatus(_Schema):
     """How the cluster stands."""
 
@@ -357,3 +366,6 @@ class ClusterStatus(_Schema):
     nodes: dict[str, int] = Field(examples=[{"READY": 2}])
     instances: dict[str, int] = Field(examples=[{"RUNNING": 5}])
     counters: dict[str, int] = Field(examples=[{"mqtt_telemetry": 4711}])
+    waited_for: WaitedFor
+    quarantined: list[str] = Field(examples=[["job 65f1a3b2c4d5e6f7081920cc"]])
+    unsendable: list[str] = Field(examples=[["65f1a3b2c4d5e6f7081920cc/0"]])

@@ -1,4 +1,7 @@
-"""The outermost layer: a request id on each request, its log lines and its answer; the last net for exceptions."""
+"""The outermost layer: a request id on each request, its log lines and its answer; the last net for exceptions.
+
+An answer read while the manager's store does not work says so in the header `x-saved-only`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cluster.process import LOG
+from cluster.rpc import SAVED_ONLY
+from gateway.peers import saved_only
 from gateway.problems import MEDIA_TYPE, problem_body
 
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}\Z")
@@ -41,12 +46,15 @@ class RequestTracing:
         if len(path) > 1 and path.endswith("/"):
             scope["path"] = path[:-1]  # roots send /api/move/; a redirect would lose their body
         is_started = False
+        saved_only.set("")
 
         async def send_with_id(message: Message) -> None:
             nonlocal is_started
             if message["type"] == "http.response.start":
                 is_started = True
                 message["headers"] = [*message["headers"], (b"x-request-id", identifier.encode("ascii"))]
+                if why := saved_only.get():
+                    message["headers"].append((SAVED_ONLY.encode("ascii"), why.encode("ascii", "replace")))
             await send(message)
 
         try:

@@ -150,7 +150,8 @@ async def _watch(writing: asyncio.Task[None]) -> None:
 
 async def _serve(settings: ManagerSettings, parts: Parts, writing: asyncio.Task[None]) -> None:
     address = f"{settings.bind}:{settings.manager_port}"
-    async with serving(address, {SERVICE: add(parts.servicer)}) as healths, graceful() as tasks:
+    services = {SERVICE: add(parts.servicer)}
+    async with serving(address, services, saved_only=parts.core.why_saved_only) as healths, graceful() as tasks:
         serve_metrics(settings.bind, settings.manager_metrics_port, parts.core, parts.gauge)
         tasks.create_task(_watch(writing), name="writer-watch")
         tasks.create_task(parts.bridge.run(), name="bridge")

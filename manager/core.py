@@ -158,6 +158,10 @@ class Core:
         """The id that this cluster gave itself when its store was made."""
         return self.settings["cluster_id"].value
 
+    def why_saved_only(self) -> str:
+        """Why nothing can be saved at the moment, so that what is read was saved before; "" where all works."""
+        return self.writer.failure
+
     def require_store(self) -> None:
         """Raise UnavailableError before anything is changed while the store does not work."""
         if self.writer.failure:

@@ -41,7 +41,7 @@ class Stopwatch:
 @pytest.fixture
 def pair() -> Iterator[Cluster]:
     """Two real workers under a short lease."""
-    with cluster(LEASE_S=f"{LEASE_S}", GRACE_S=f"{GRACE_S}", MASS_EXPIRY_COUNT="9") as made:
+    with cluster(LEASE_S=f"{LEASE_S}", GRACE_S=f"{GRACE_S}", WILL_GRACE_S=f"{GRACE_S}") as made:
         for name in NAMES:
             made.add_worker(name, **FAST)
         for name in NAMES:
@@ -94,7 +94,7 @@ def test_from_the_last_heartbeat_to_the_replacement(pair: Cluster, is_abrupt: bo
     print(f"{took_s:.2f} s of {bound_s:.1f} s; a start takes {slack_s:.2f} s, late by {stopwatch.late_s:.2f} s")
     assert took_s <= bound_s + slack_s + 4 * stopwatch.late_s
     assert took_s >= GRACE_S + (0.0 if is_abrupt else LEASE_S - 0.5)
-    words = "last will" if is_abrupt else "no telemetry for"
+    words = "last will" if is_abrupt else "nothing heard of it for"
     assert any(words in cause for cause in causes(pair, "web", kind="unknown"))
     wait_until(lambda: [c.worker for c in copies_of(pair, "web")] == [other], 60.0, what="the stale copy is stopped")
 

@@ -97,7 +97,7 @@ async def test_healthy_workloads_are_not_restarted_by_a_reconnect_storm(made: Cl
         took_s = await settled(made, SETTLE_S)
         await asyncio.sleep(2.0)  # what was decided in the storm has arrived by now
 
-        assert "re-placement pauses" in made.parts["manager"].output()
+        assert "node is down" not in made.parts["manager"].output()
         print(f"settled {took_s:.1f} s after the last return; backlog {calm} calm, {max(backlog.counts)} at most")
         assert {member.name: dict(member.starts) for member in swarm.members} == starts
         assert sum(sum(member.stops.values()) for member in swarm.members) == 0
