@@ -347,7 +347,7 @@ class Part(_Schema):
 
 
 class WaitedFor(_Schema):
-    """Silent nodes of which nothing is placed anew yet; `left_s` null: until another node is READY, or there are none."""
+    """Silent nodes of which nothing is placed anew yet; `left_s` null: until another is READY, or there are none."""
 
     count: int = Field(examples=[0])
     cause: str = Field(examples=["5 of 10 nodes fell silent together"])
