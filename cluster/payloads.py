@@ -315,6 +315,9 @@ def _exit_code(body: Mapping[str, Any]) -> int | None:
 
 
 def _lenient(body: Mapping[str, Any], key: str) -> float | None:
+    value = body.get(key)
+    if type(value) in (int, float) and -MOST <= value <= MOST:  # type: ignore[operator]
+        return float(value)  # type: ignore[arg-type]
     try:
         return _number(body, key)
     except InvalidInputError:

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from cluster.jobs import JobSpec, Resources
 from cluster.nodes import Dialect, Registration
-from cluster.payloads import GpuTelemetry
+from cluster.payloads import GpuTelemetry, ResourceEntry
 from manager.domain.listing import Listing
 
 KEPT_EVENTS: Final = 50
@@ -292,7 +292,8 @@ class NodeLive:
     """What a node last measured, and how it is judged at the moment; never saved.
 
     `is_suspect`: its lease ran out, or its session ended; `trouble` says why. `will_mono_s` is when a last will
-    arrived, `has_left` that its worker was stopped in order.
+    arrived, `has_left` that its worker was stopped in order. `told` is what its last inventory said of instances that
+    it did not change.
     """
 
     heartbeat_at_ms: int | None = None
@@ -306,6 +307,7 @@ class NodeLive:
     will_mono_s: float | None = None
     has_left: bool = False
     last_sequence: int = field(default=-1)
+    told: dict[InstanceKey, tuple[Instance, ResourceEntry]] = field(default_factory=dict)
     listing: Listing = field(default_factory=Listing)
 
 

@@ -15,7 +15,7 @@ from cluster.payloads import ResourceEntry, ResourceList, StateReport
 from manager.domain.aggregate import ClusterState
 from manager.domain.effects import Effect, Verb
 from manager.domain.events import NodeCameBack, Observed, Seen
-from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeState, Placement
+from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeLive, NodeState, Placement
 
 _SEEN: Final = {
     "INSTANTIATION": Seen.STARTING,
@@ -145,19 +145,46 @@ def _hand_over(state: ClusterState, node: Node, report: StateReport, findings: F
 
 
 def on_resources(state: ClusterState, node: Node, resources: ResourceList, now_ms: int) -> Findings:
-    """A list of what runs, or a whole inventory. Raises InvalidInputError before anything is changed."""
-    last = state.live[node.id].last_sequence
-    is_news = resources.is_inventory and resources.sequence is not None and resources.sequence >= last
-    events = [observed(node, entry, is_news=is_news) for entry in resources.entries]
-    findings = Findings()
-    for entry, event in zip(resources.entries, events, strict=True):
-        key = _key_of(state, node, entry)
-        if key in state.instances:
+    """A list of what runs, or a whole inventory. Raises InvalidInputError before anything is changed.
+
+    What the node said before of an instance that has not changed since is passed over, as nearly all is.
+    """
+    live, findings = state.live[node.id], Findings()
+    is_news = resources.is_inventory and resources.sequence is not None and resources.sequence >= live.last_sequence
+    keys = [_key_of(state, node, entry) for entry in resources.entries]
+    events = [
+        None if _is_known(state, live, key, entry) else observed(node, entry, is_news=is_news)
+        for key, entry in zip(keys, resources.entries, strict=True)
+    ]
+    told: dict[InstanceKey, tuple[Instance, ResourceEntry]] = {}
+    for key, entry, event in zip(keys, resources.entries, events, strict=True):
+        before = state.instances.get(key) if key else None
+        if key and before:
             findings.usages[key] = entry
-        _observe(state, node, entry, event, now_ms, findings)
+        if event is not None:
+            stale_count = len(findings.stale)
+            _observe(state, node, entry, event, now_ms, findings)
+            if len(findings.stale) > stale_count:
+                continue
+        if key and before and state.instances.get(key) is before:
+            told[key] = (before, entry)
+    live.told = told
     if resources.is_inventory:
         _on_inventory(state, node, resources, now_ms)
     return findings
+
+
+def _is_known(state: ClusterState, live: NodeLive, key: InstanceKey | None, entry: ResourceEntry) -> bool:
+    known = live.told.get(key) if key else None
+    if known is None or key is None or state.instances.get(key) is not known[0]:
+        return False
+    before = known[1]
+    return (
+        before.status == entry.status
+        and before.generation == entry.generation
+        and before.detail == entry.detail
+        and before.exit_code == entry.exit_code
+    )
 
 
 def _observe(
