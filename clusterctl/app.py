@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from clusterctl import change_commands, node_commands, read_commands, root_commands, up_command
+from clusterctl import (
+    change_commands,
+    node_commands,
+    quarantine_commands,
+    read_commands,
+    root_commands,
+    up_command,
+)
 from clusterctl.exits import EXIT_CODES_HELP
 from clusterctl.group import CommandGroup
 
@@ -26,6 +33,7 @@ read_commands.register(app)
 change_commands.register(app)
 node_commands.register(app)
 root_commands.register(app)
+quarantine_commands.register(app)
 
 
 def _version(is_wanted: bool) -> None:

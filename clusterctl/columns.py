@@ -93,3 +93,9 @@ EVENTS: Final = (
     Column(title="STATE", cell=lambda event: event["state"]),
     Column(title="DETAIL", cell=lambda event: event["cause"]),
 )
+QUARANTINED: Final = (
+    Column(title="KIND", cell=lambda item: item["kind"]),
+    Column(title="ID", cell=lambda item: item["id"]),
+    Column(title="SINCE", cell=lambda item: _local_time(item["at"])),
+    Column(title="WHY", cell=lambda item: item["error"]),
+)

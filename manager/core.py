@@ -34,7 +34,7 @@ from manager.domain.model import (
     Setting,
 )
 from manager.domain.policy import Policy
-from manager.domain.reconciliation import fence_ends_ms
+from manager.domain.reconciliation import fence_ends_ms, lose_removed_nodes
 from manager.domain.registry import Dirty
 from manager.history import History
 from manager.ports import Clock, Kind, Quarantined, RecordId, Store, StoreRunner
@@ -144,6 +144,9 @@ class Core:
         await self.writer.ask(lambda store: store.release(found.kind, found.id))
         del self.quarantined[found.kind, found.id]
         self.tell(f"{found.kind}:{found.id}", "released", "an operator dropped it from quarantine")
+        if found.kind is Kind.NODE:
+            lose_removed_nodes(self.state, (), self.now_ms())
+            await self.saved()
 
     def now_ms(self) -> int:
         """Milliseconds since 1970, by a clock that does not jump."""

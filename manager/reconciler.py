@@ -13,8 +13,9 @@ from manager.detector import Detector
 from manager.domain.effects import Effect, Verb
 from manager.domain.events import Observed, Seen
 from manager.domain.model import InstanceKey, Node
-from manager.domain.reconciliation import Rung, lose_removed_nodes, ring
+from manager.domain.reconciliation import Rung, lose_removed_nodes, restore_lost_jobs, ring
 from manager.jobs import Jobs
+from manager.ports import Kind
 
 TICK_S: Final = 0.25
 ALARMS_AT_ONCE: Final = 200
@@ -36,7 +37,7 @@ class Reconciler:
     async def run(self) -> None:
         """Tick until cancelled; whatever is wrong with one part holds up no other, nor the next tick."""
         await self._core.writer.working.wait()
-        lose_removed_nodes(self._core.state, self._core.now_ms())
+        self._guarded(self._mend)
         while True:
             await asyncio.sleep(TICK_S)
             self._say_step()
@@ -51,6 +52,12 @@ class Reconciler:
                 self._guarded(part)
             await self._ring_alarms()
             await self._repeat_commands()
+
+    def _mend(self) -> None:
+        """What an earlier manager left half done, and what is missing because its record cannot be read."""
+        unreadable = {record_id for kind, record_id in self._core.quarantined if kind is Kind.NODE}
+        lose_removed_nodes(self._core.state, unreadable, self._core.now_ms())
+        restore_lost_jobs(self._core.state)
 
     async def _repeat_commands(self) -> None:
         has_more = True

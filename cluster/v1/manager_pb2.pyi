@@ -1633,15 +1633,15 @@ class QuarantinedRecord(_message.Message):
 
     KIND_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
-    DOCUMENT_JSON_FIELD_NUMBER: _builtins.int
+    SAVED_TEXT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """kind is node, job, instance or setting."""
     id: _builtins.str
     """id names it among its kind."""
-    document_json: _builtins.str
-    """document_json is what was saved."""
+    saved_text: _builtins.str
+    """saved_text is what was saved, which need not be JSON."""
     error: _builtins.str
     """error says why it cannot be read."""
     @_builtins.property
@@ -1653,13 +1653,13 @@ class QuarantinedRecord(_message.Message):
         *,
         kind: _builtins.str = ...,
         id: _builtins.str = ...,
-        document_json: _builtins.str = ...,
+        saved_text: _builtins.str = ...,
         error: _builtins.str = ...,
         at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "document_json", b"document_json", "error", b"error", "id", b"id", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "error", b"error", "id", b"id", "kind", b"kind", "saved_text", b"saved_text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 
 from cluster.nodes import Dialect
 from manager.domain.aggregate import ClusterState
 from manager.domain.events import DeadlinePassed, NodeWasRemoved, NodeWentDown
 from manager.domain.machine import wants_placement
-from manager.domain.model import Instance, InstanceKey, InstanceState, NodeState
+from manager.domain.model import Instance, InstanceKey, InstanceState, Job, NodeState
 
 
 class Rung(StrEnum):
@@ -29,11 +30,23 @@ def lose_node(state: ClusterState, node_id: str, now_ms: int) -> None:
         state.apply(key, event, now_ms)
 
 
-def lose_removed_nodes(state: ClusterState, now_ms: int) -> None:
-    """Whatever still counts on a node that is gone: a crash may have cut its removal in two."""
+def lose_removed_nodes(state: ClusterState, spared: Collection[str], now_ms: int) -> None:
+    """Whatever still counts on a node that is gone: a crash may have cut its removal in two.
+
+    The `spared` are only not known at the moment: their records cannot be read.
+    """
     for node_id in [node_id for node_id, held in state.on_node.items() if held and node_id not in state.nodes]:
-        for key in tuple(state.on_node[node_id]):
-            state.apply(key, NodeWasRemoved(node_id=node_id, actor="manager"), now_ms)
+        if node_id not in spared:
+            for key in tuple(state.on_node[node_id]):
+                state.apply(key, NodeWasRemoved(node_id=node_id, actor="manager"), now_ms)
+
+
+def restore_lost_jobs(state: ClusterState) -> None:
+    """Jobs whose record cannot be read, made anew from what their instances know."""
+    for job_id in [job_id for job_id in state.of_job if job_id not in state.jobs]:
+        instances = [state.instances[InstanceKey(job_id, number)] for number in state.of_job[job_id]]
+        newest = max(instances, key=lambda item: item.updated_at_ms)
+        state.put_job(Job(id=job_id, spec=newest.spec, created_at_ms=min(item.created_at_ms for item in instances)))
 
 
 def ring(state: ClusterState, key: InstanceKey, now_ms: int, *, may_purge: bool = True) -> Rung:

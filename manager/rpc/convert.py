@@ -116,7 +116,7 @@ def node_to_proto(
 def quarantined_to_proto(item: Quarantined) -> manager_pb2.QuarantinedRecord:
     """A saved record that cannot be read."""
     return manager_pb2.QuarantinedRecord(
-        kind=item.kind.value, id=item.id, document_json=item.document, error=item.error, at=timestamp(item.at_ms)
+        kind=item.kind.value, id=item.id, saved_text=item.document, error=item.error, at=timestamp(item.at_ms)
     )
 
 

@@ -22,7 +22,7 @@ from manager.moves import Mover
 from manager.nodes import Nodes
 from manager.planner import Planner
 from manager.roots import Roots
-from manager.rpc.checks import check_batch, checked_key, checked_spec, spec_at
+from manager.rpc.checks import check_batch, checked_key, checked_registration, checked_spec, spec_at
 from manager.rpc.convert import quarantined_to_proto, registration_from_proto
 from manager.rpc.operations import OperationsServicer
 from manager.rpc.reading import event_message
@@ -57,7 +57,7 @@ class ManagerServicer(OperationsServicer, RootServicer):
 
     async def RegisterNode(self, request: pb.RegisterNodeRequest, context: Context) -> pb.RegisterNodeResponse:
         """Admit a node or renew what it said."""
-        node = await self._nodes.register(registration_from_proto(request.registration))
+        node = await self._nodes.register(checked_registration(registration_from_proto(request.registration)))
         return pb.RegisterNodeResponse(
             node_id=node.id, mqtt_broker_port=self._nodes.broker_port, cluster_id=self._core.cluster_id
         )
