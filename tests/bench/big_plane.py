@@ -6,12 +6,13 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import grpc
 from bench.crowd import Crowd
@@ -31,6 +32,7 @@ _STORE: Final = "store.db"
 _CALL_S: Final = 30.0
 _PATIENCE_S: Final = 180.0
 _PAUSE_S: Final = 0.2
+_GAPS_PERIOD_S: Final = 10.0
 # As deploy/mosquitto/mosquitto.conf has it: what the broker throws away is told once a second.
 _BROKER: Final = f"{BROKER}max_queued_messages 100000\nmax_inflight_messages 20\nsys_interval 1\n"
 _AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -84,12 +86,11 @@ class BigPlane(ControlPlane):
         nodes = self.call("ListNodes", request).nodes
         return str(nodes[0].registration.name) if nodes else ""
 
-    def loop_gaps(self) -> dict[str, float]:
-        """What the manager itself says of its loop's gaps, by the samples' names; {} where it does not."""
+    def loop_gap_s(self) -> float | None:
+        """The largest gap of its loop that the manager itself tells of; None where it does not."""
         with urllib.request.urlopen(f"http://{HOST}:{self.ports['metrics']}/metrics", timeout=_CALL_S) as answer:
             lines = answer.read().decode().splitlines()
-        samples = (line.rpartition(" ") for line in lines if line.startswith(LOOP_GAP))
-        return {name: float(value) for name, _, value in samples}
+        return next((float(line.split()[1]) for line in lines if line.startswith(f"{LOOP_GAP} ")), None)
 
     def cpu_s(self, part: str) -> float:
         """Processor seconds that a part has taken so far."""
@@ -138,6 +139,36 @@ def running(plane: BigPlane, layout: Layout) -> Iterator[Crowd]:
         yield crowd
     finally:
         crowd.stop()
+
+
+class OwnGaps:
+    """What a manager itself says of its loop's gaps: the largest of what `loop_gap_s` answers every few seconds.
+
+    It tells of its last minute only, so that one look at the end would miss what a long storm began with.
+    """
+
+    def __init__(self, plane: BigPlane) -> None:
+        self._plane = plane
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look_forever, daemon=True)
+        self.largest_s: float | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look_forever(self) -> None:
+        while True:
+            is_last = self._ended.wait(_GAPS_PERIOD_S)
+            with contextlib.suppress(OSError):
+                if (gap_s := self._plane.loop_gap_s()) is not None:
+                    self.largest_s = max(gap_s, self.largest_s or 0.0)
+            if is_last:
+                return
 
 
 def until(is_met: Callable[[], bool], limit_s: float, pause_s: float = 0.25) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from bench.big_plane import BigPlane, big_plane, dropped, filled_store, running, since, until
+from bench.big_plane import BigPlane, OwnGaps, big_plane, dropped, filled_store, running, since, until
 from bench.crowd import Command, Crowd
 from bench.figures import Figure
 from bench.loop_probe import LoopProbe, probing
@@ -86,10 +86,12 @@ def figures(result: dict[str, Any]) -> list[Figure]:
 
 def _figures(what: str, storm: dict[str, Any]) -> list[Figure]:
     gap_ms = storm["storm"]["gaps"]["max_ms"]
+    own_ms = [] if storm["own_gap_s"] is None else [storm["own_gap_s"] * 1e3]
     return [
         Figure(name=f"{what} READY again after", value=storm["ready_s"], unit="s", limit=LIMIT_READY_S),
         Figure(name=f"{what} still not READY", value=storm["unready"], unit="nodes", limit=0),
         Figure(name=f"{what} largest gap of the loop", value=gap_ms, unit="ms", limit=LIMIT_GAP_MS),
+        *(Figure(name=f"{what} by its own account", value=ms, unit="ms", limit=LIMIT_GAP_MS) for ms in own_ms),
         Figure(name=f"{what} largest gap before it", value=storm["steady"]["gaps"]["max_ms"], unit="ms"),
         Figure(name=f"{what} healthy instances touched", value=storm["touched"], unit="", limit=0),
         Figure(name=f"{what} messages dropped", value=storm["dropped"], unit="msg", limit=0),
@@ -134,12 +136,13 @@ class _Storm:
         time.sleep(times.silence_s)
         silence = phase.end()
         phase = _Phase(plane, crowd, probe)
-        spoke_s = crowd.speak(self._gone)
-        are_back = until(lambda: self._are_back(plane), times.watch_s)
-        ready_s = time.monotonic() - spoke_s
-        is_replaced = are_back and until(lambda: self._is_replaced(plane), times.replace_s, _REPLACE_PAUSE_S)
-        replaced_s = time.monotonic() - spoke_s
-        time.sleep(times.settle_s)
+        with OwnGaps(plane) as own_gaps:
+            spoke_s = crowd.speak(self._gone)
+            are_back = until(lambda: self._are_back(plane), times.watch_s)
+            ready_s = time.monotonic() - spoke_s
+            is_replaced = are_back and until(lambda: self._is_replaced(plane), times.replace_s, _REPLACE_PAUSE_S)
+            replaced_s = time.monotonic() - spoke_s
+            time.sleep(times.settle_s)
         storm = phase.end()
         after = plane.sight()
         return {
@@ -151,7 +154,7 @@ class _Storm:
             "steady": steady,
             "silence": silence,
             "storm": storm,
-            "loop_gaps": plane.loop_gaps(),
+            "own_gap_s": own_gaps.largest_s,
             "rss_peak_mb": plane.rss_mb("manager", "VmHWM"),
             "rss_mb": plane.rss_mb("manager"),
             "dropped": dropped(after.counters) + storm["pace"]["dropped_by_broker"],

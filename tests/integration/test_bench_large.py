@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from bench import full_memory, loop, outage, own_figures, storm
+from bench import big_plane, full_memory, loop, outage, own_figures, storm
 from bench.big_plane import dropped
 from bench.crowd import TELEMETRY_S, Command, Crowd
 from bench.loop_probe import LoopProbe
@@ -30,6 +30,7 @@ from testbed.waiting import wait_until
 
 NODES = 10
 QUIET_S = TELEMETRY_S * 1.25
+BUSY = -1.0
 BRIEF = storm.Times(steady_s=0.5, silence_s=4.5, watch_s=60.0, replace_s=0.0, settle_s=1.0)
 HASTY = {"LEASE_S": "3", "GRACE_S": "60"}  # longer than the crowd's telemetry takes, shorter than its silence
 
@@ -165,6 +166,27 @@ def test_superseded_telemetry_is_not_dropped() -> None:
     """Of the manager's counters those count that tell of a loss."""
     counters = {"mqtt_telemetry": 9, "mqtt_telemetry_superseded_dropped": 5, "mqtt_telemetry_dropped": 2}
     assert dropped(counters) == 2
+
+
+def test_the_largest_gap_of_a_manager_s_own_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells of its last minute only, and may be too busy to answer; where it tells nothing, nothing is told."""
+
+    class Plane:
+        def __init__(self, *answers: float | None) -> None:
+            self.answers = list(answers)
+
+        def loop_gap_s(self) -> float | None:
+            answer = self.answers.pop(0) if self.answers else answers[0]
+            if answer == BUSY:
+                raise TimeoutError
+            return answer
+
+    monkeypatch.setattr(big_plane, "_GAPS_PERIOD_S", 0.01)
+    for answers, largest_s in (((0.1, BUSY, 0.3, 0.2), 0.3), ((None, None), None)):
+        plane: Any = Plane(*answers)
+        with big_plane.OwnGaps(plane) as gaps:
+            wait_until(lambda held=plane.answers: not held, what="it was asked again and again")
+        assert gaps.largest_s == largest_s
 
 
 async def test_probe_sees_a_loop_that_is_blocked() -> None:
