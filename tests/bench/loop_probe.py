@@ -1,12 +1,13 @@
 """How long a manager's event loop does nothing else, seen from outside: round trips of its health check at 50 Hz.
 
-The check needs the loop and nothing more, so the longest round trip bounds the longest gap from above; what the machine
-was too busy to schedule is in it as well.
+The check needs the loop and nothing more, so the longest round trip bounds the longest gap from above. What the machine
+was too busy to schedule or to write is in it as well: what the probe itself waited for such things tells that apart.
 """
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,18 +23,25 @@ from testbed.cluster import HOST
 from testbed.control_plane import ControlPlane
 
 _PERIOD_S: Final = 0.02
+_NAP_S: Final = 0.005
+_LINE: Final = b"x" * 200 + b"\n"
 _CALL_S: Final = 120.0
 _ANSWER_S: Final = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gaps:
-    """Round trips in milliseconds, the one that still waits included; a failed one lasts until one works."""
+    """Round trips in milliseconds, the one that still waits included; a failed one lasts until one works.
+
+    `machine_ms` is the longest that the probe itself was held up by its machine: in a short sleep, or in writing a line
+    to a file as a log does.
+    """
 
     count: int
     p50_ms: float
     p99_ms: float
     max_ms: float
+    machine_ms: float
 
 
 class LoopProbe:
@@ -59,12 +67,13 @@ class LoopProbe:
         self._pipe.send(None)
         if not self._pipe.poll(_ANSWER_S):
             raise TimeoutError("the loop probe does not answer")
-        taken_s: list[float] = self._pipe.recv()
+        taken_s, machine_s = self._pipe.recv()
         return Gaps(
             count=len(taken_s),
             p50_ms=round(percentile(taken_s, 0.5) * 1e3, 1),
             p99_ms=round(percentile(taken_s, 0.99) * 1e3, 1),
             max_ms=round(max(taken_s) * 1e3, 1),
+            machine_ms=round(machine_s * 1e3, 1),
         )
 
 
@@ -85,6 +94,15 @@ class _Asking:
         self._stub: Any = health_pb2_grpc.HealthStub(grpc.insecure_channel(address))
         self.taken_s: list[float] = []
         self.began_s = time.monotonic()
+        self.machine_s = 0.0
+
+    def nap_forever(self) -> None:
+        with tempfile.TemporaryFile(buffering=0) as file:
+            while True:
+                began_s = time.monotonic()
+                time.sleep(_NAP_S)
+                file.write(_LINE)
+                self.machine_s = max(self.machine_s, time.monotonic() - began_s - _NAP_S)
 
     def ask_forever(self) -> None:
         while True:
@@ -102,15 +120,17 @@ class _Asking:
             return False
         return True
 
-    def take(self) -> list[float]:
+    def take(self) -> tuple[list[float], float]:
         taken_s, self.taken_s = self.taken_s, []
+        machine_s, self.machine_s = self.machine_s, 0.0
         waiting_s = time.monotonic() - self.began_s
-        return [*taken_s, waiting_s] if waiting_s > _PERIOD_S or not taken_s else taken_s
+        return [*taken_s, waiting_s] if waiting_s > _PERIOD_S or not taken_s else taken_s, machine_s
 
 
 def _serve(address: str, pipe: Any) -> None:
     asking = _Asking(address)
-    threading.Thread(target=asking.ask_forever, daemon=True).start()
+    for target in (asking.ask_forever, asking.nap_forever):
+        threading.Thread(target=target, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):
         while True:
             pipe.recv()

@@ -115,14 +115,15 @@ def _watch(plane: BigPlane, crowd: Crowd, looking: _Looking, away_s: float, sett
     with _locked(plane.store):
         away = looking.look(away_s)
     rss_end_mb, returned_s = plane.rss_mb("manager"), time.monotonic()
-    is_ready = until(lambda: plane.is_ready() and plane.first_unready() == "", _WATCH_S)
+    returning: list[Sight] = []
+    is_ready = until(lambda: _is_well(plane, returning), _WATCH_S)
     ready_s = time.monotonic() - returned_s
     settled = looking.look(settle_s)
     until(looking.is_heard, _HEARD_S)
     pace, after = crowd.pace(), plane.sight()
     return {
         "away_s": away_s,
-        "ready_min": min(seen.ready for seen in (*away, *settled)),
+        "ready_min": min(seen.ready for seen in (*away, *returning, *settled)),
         "ready_away": [seen.ready for seen in away],
         "is_ready": is_ready,
         "ready_s": round(ready_s, 2),
@@ -134,6 +135,12 @@ def _watch(plane: BigPlane, crowd: Crowd, looking: _Looking, away_s: float, sett
         "counters": since(before, after),
         "instances": dict(after.instances),
     }
+
+
+def _is_well(plane: BigPlane, seen: list[Sight]) -> bool:
+    """Whether store, broker and scheduler work and every node is READY; what is seen is added."""
+    seen.append(plane.sight())
+    return plane.is_ready() and seen[-1].ready == sum(seen[-1].nodes.values())
 
 
 def _kept(said: Sequence[tuple[int, str]], commands: Sequence[Command], saved: Contents) -> dict[str, Any]:

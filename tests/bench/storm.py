@@ -92,6 +92,7 @@ def _figures(what: str, storm: dict[str, Any]) -> list[Figure]:
         Figure(name=f"{what} still not READY", value=storm["unready"], unit="nodes", limit=0),
         Figure(name=f"{what} largest gap of the loop", value=gap_ms, unit="ms", limit=LIMIT_GAP_MS),
         *(Figure(name=f"{what} by its own account", value=ms, unit="ms", limit=LIMIT_GAP_MS) for ms in own_ms),
+        Figure(name=f"{what} of it the machine's", value=storm["storm"]["gaps"]["machine_ms"], unit="ms"),
         Figure(name=f"{what} largest gap before it", value=storm["steady"]["gaps"]["max_ms"], unit="ms"),
         Figure(name=f"{what} healthy instances touched", value=storm["touched"], unit="", limit=0),
         Figure(name=f"{what} messages dropped", value=storm["dropped"], unit="msg", limit=0),
