@@ -52,8 +52,9 @@ demo: .venv/.installed ## watch a real cluster come up, run jobs and go away aga
 bench: .venv/.installed ## measure; prints a table and writes JSON
 	$(PYTHON) tests/bench
 
-nightly: setup ## the tests that take minutes
+nightly: setup ## the tests and measurements that take minutes
 	$(PYTHON) -m pytest -m nightly --timeout=7200 $(PYTEST_ARGS)
+	$(PYTHON) tests/bench --heavy --json .cache/bench-heavy.json
 
 soak: setup ## of the nightly tests, those that watch a cluster for a long time
 	$(PYTHON) -m pytest -m nightly -k soak --timeout=86400 $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""`python tests/bench [--json FILE] [--only NAME]… [--strict]`: measure, print a table, write JSON."""
+"""`python tests/bench [--json FILE] [--heavy | --only NAME…] [--nodes N]… [--strict]`: measure, print, write JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 _ROOT: Final = Path(__file__).resolve().parents[2]
-_PARTS: Final = ("telemetry", "deploys", "placement", "startup", "memory", "store_writes")
+_PARTS: Final = ("telemetry", "deploys", "placement", "startup", "memory", "store_writes", "loop")
+_HEAVY: Final = ("storm", "outage", "full_memory")
+_SIZED: Final = ("loop", *_HEAVY)
 
 if TYPE_CHECKING:
     from bench.figures import Figure
@@ -30,9 +32,10 @@ def main(arguments: Sequence[str]) -> int:
 
     found: list[Figure] = []
     results: dict[str, Any] = {"machine": _machine()}
-    for name in options.only or _PARTS:
+    for name in options.only or (_HEAVY if options.heavy else _PARTS):
         print(f"measuring {name} …", file=sys.stderr, flush=True)
-        results[name] = importlib.import_module(f"bench.{name}").run()
+        sizes = {"sizes": tuple(options.nodes)} if options.nodes and name in _SIZED else {}
+        results[name] = importlib.import_module(f"bench.{name}").run(**sizes)
         found += figures_of(name, results[name])
     results["figures"] = [{**vars(figure), "verdict": figure.verdict} for figure in found]
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +48,11 @@ def main(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python tests/bench", description=__doc__)
     parser.add_argument("--json", type=Path, default=_ROOT / ".cache" / "bench.json", metavar="FILE")
-    parser.add_argument("--only", action="append", choices=_PARTS, help="measure this part only; may be repeated")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--heavy", action="store_true", help=f"measure what takes minutes: {', '.join(_HEAVY)}")
+    which.add_argument("--only", action="append", choices=(*_PARTS, *_HEAVY), help="this part only; may be repeated")
+    help_nodes = f"number of nodes, for {', '.join(_SIZED)}; may be repeated, the smallest first"
+    parser.add_argument("--nodes", action="append", type=int, help=help_nodes)
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a figure misses its limit")
     return parser
 

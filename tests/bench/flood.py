@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import socket
 import time
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,12 +11,12 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from testbed.cluster import HOST
+from testbed.mqtt_wire import GOODBYE, connected, publication
 
 PAYLOAD: Final = b'{"cpu": 12.5, "memory": 40.0, "memory_free_in_MB": 2048}'
 CONTEXT: Final = multiprocessing.get_context("spawn")
 _CHUNK: Final = 50
-_CONNECT: Final = 0x10
-_PUBLISH: Final = 0x30
+_KEEPALIVE_S: Final = 60
 
 
 def publish(port: int, node_ids: Sequence[str], count: int, per_s: float, publishers: int) -> float:
@@ -38,8 +37,8 @@ def publish(port: int, node_ids: Sequence[str], count: int, per_s: float, publis
 
 
 def _publish(port: int, node_ids: list[str], count: int, per_s: float, start: Any) -> None:
-    packets = [_packet(_PUBLISH, _text(f"nodes/{node_id}/information") + PAYLOAD) for node_id in node_ids]
-    with _connected(port) as connection:
+    packets = [publication(f"nodes/{node_id}/information", PAYLOAD) for node_id in node_ids]
+    with connected(port, f"flood-{time.monotonic_ns()}", _KEEPALIVE_S) as connection:
         start.wait()
         began = time.monotonic()
         for sent in range(0, count, _CHUNK):
@@ -48,31 +47,9 @@ def _publish(port: int, node_ids: list[str], count: int, per_s: float, start: An
             ahead_s = began + numbers.stop / per_s - time.monotonic() if per_s else 0.0
             if ahead_s > 0:
                 time.sleep(ahead_s)
-        connection.sendall(b"\xe0\x00")
+        connection.sendall(GOODBYE)
         while connection.recv(1024):
             pass
-
-
-def _connected(port: int) -> socket.socket:
-    connection = socket.create_connection((HOST, port))
-    name = f"flood-{time.monotonic_ns()}"
-    connection.sendall(_packet(_CONNECT, _text("MQTT") + bytes([4, 2, 0, 60]) + _text(name)))
-    if connection.recv(4)[-1:] != b"\x00":
-        raise ConnectionError("the broker refused the publisher")
-    return connection
-
-
-def _packet(kind: int, body: bytes) -> bytes:
-    length, encoded = len(body), bytearray()
-    while True:
-        length, digit = divmod(length, 128)
-        encoded.append(digit | (128 if length else 0))
-        if not length:
-            return bytes([kind]) + bytes(encoded) + body
-
-
-def _text(text: str) -> bytes:
-    return len(text).to_bytes(2) + text.encode()
 
 
 class BareClient:

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
-from bench import deploys, memory, placement, startup, telemetry
+from bench import deploys, full_memory, loop, memory, outage, placement, startup, storm, telemetry
 from bench.figures import Figure
 
 
 def figures_of(name: str, result: dict[str, Any]) -> list[Figure]:
-    """The figures of one part's result."""
-    match name:
-        case "placement":
-            return _placement(result)
-        case "store_writes":
-            return _store_writes(result)
-        case "telemetry":
-            return telemetry.figures(result)
-        case "deploys":
-            return deploys.figures(result)
-        case "startup":
-            return startup.figures(result)
-        case "memory":
-            return memory.figures(result)
-        case _:
-            raise ValueError(f"no part is called {name}")
+    """The figures of one part's result. Raises KeyError for a part that is not there."""
+    return _FIGURES[name](result)
 
 
 def _placement(result: dict[str, Any]) -> list[Figure]:
@@ -42,3 +29,17 @@ def _store_writes(result: dict[str, Any]) -> list[Figure]:
         for size, of in result.get(store, {}).items()
         if size.startswith("batch_")
     ]
+
+
+_FIGURES: Final[dict[str, Callable[[dict[str, Any]], list[Figure]]]] = {
+    "telemetry": telemetry.figures,
+    "deploys": deploys.figures,
+    "placement": _placement,
+    "startup": startup.figures,
+    "memory": memory.figures,
+    "store_writes": _store_writes,
+    "loop": loop.figures,
+    "storm": storm.figures,
+    "outage": outage.figures,
+    "full_memory": full_memory.figures,
+}

@@ -21,8 +21,8 @@ CALL_S = 15.0
 class ControlPlane(Cluster):
     """A cluster without its gateway. `call` asks the manager; nodes of `scripted_node` register through `http`."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
-        super().__init__(folder, settings=settings)
+    def __init__(self, folder: Path, settings: Mapping[str, str], broker_configuration: str = "") -> None:
+        super().__init__(folder, broker_configuration=broker_configuration, settings=settings)
         del self.parts["gateway"]
         self.http = _Registrar(self)  # type: ignore[assignment]
         self._channel = grpc.insecure_channel(

@@ -1,0 +1,68 @@
+"""How long single steps hold the manager's event loop, at two sizes: what grows with the cluster blocks it one day.
+
+Told are microseconds at each size, with 10 instances per node, and by which factor they grow when the cluster does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bench.figures import Figure
+from bench.loop_rig import Operation, Rig, layout_of, operations
+
+SIZES: Final = (1_000, 10_000)
+LIMIT_US: Final = 250_000.0
+_BUDGET_S: Final = 0.3
+_MOST: Final = 200
+_LEAST: Final = 3
+
+
+def run(*, sizes: Sequence[int] = SIZES) -> dict[str, Any]:
+    """The median microseconds of each step by size, and its growth from the first size to the last."""
+    taken = {nodes: asyncio.run(_measure_all(nodes)) for nodes in sizes}
+    first, last = taken[sizes[0]], taken[sizes[-1]]
+    growth = {name: round(us / first[name], 2) for name, us in last.items()}
+    return {"us": {str(nodes): found for nodes, found in taken.items()}, "growth": growth}
+
+
+def figures(result: dict[str, Any]) -> list[Figure]:
+    """The figures with their limits: at the largest size nothing holds the loop longer than it may."""
+    nodes, largest = list(result["us"].items())[-1]
+    return [
+        figure
+        for name, us in largest.items()
+        for figure in (
+            Figure(name=f"loop, {int(nodes):,}: {name}", value=us, unit="us", limit=LIMIT_US),
+            Figure(name=f"loop, growth: {name}", value=result["growth"][name], unit="x"),
+        )
+    ]
+
+
+async def _measure_all(nodes: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="loop-") as folder:
+        rig = Rig(layout_of(nodes), Path(folder))
+        gc.collect()
+        gc.disable()
+        try:
+            return {name: _median_us(step) for name, step in operations(rig).items()}
+        finally:
+            gc.enable()
+            rig.close()
+
+
+def _median_us(step: Operation) -> float:
+    """The first time warms up."""
+    step()
+    taken: list[float] = []
+    while len(taken) < _LEAST or (sum(taken) < _BUDGET_S and len(taken) < _MOST):
+        began = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - began)
+    return round(statistics.median(taken) * 1e6, 2)
