@@ -157,6 +157,7 @@ class Intake:
         """Whether what follows from these messages is durable."""
         self._to_send.clear()
         touched: set[InstanceKey] = set()
+        heard_before = self._last_sequences(messages)
         for message in messages:
             try:
                 self._on_other(message, touched)
@@ -170,10 +171,17 @@ class Intake:
             try:
                 await asyncio.shield(self._core.commit(awaited=touched))
             except ClusterError:
+                for live, sequence in heard_before:
+                    live.last_sequence = sequence  # what is applied again is still news
                 return False
         for effect in to_send:
             self._core.dispatcher.send_once(effect)
         return True
+
+    def _last_sequences(self, messages: list[Incoming]) -> list[tuple[NodeLive, int]]:
+        state = self._core.state
+        nodes = {node.id for message in messages if (node := state.node_of_topic(message.topic_id))}
+        return [(state.live[node_id], state.live[node_id].last_sequence) for node_id in nodes]
 
     def _on_other(self, message: Incoming, touched: set[InstanceKey]) -> None:
         node = self._node(message)
