@@ -12,7 +12,7 @@ import orjson
 
 from cluster.documents import JOB_ID, MEBIBYTE, NAME
 from cluster.errors import InvalidInputError
-from cluster.jobs import Resources
+from cluster.jobs import TECHNOLOGIES, Resources
 
 _SEED_TECHNOLOGIES: Final = ("docker", "unikernel")
 _GOARCH: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
@@ -50,6 +50,11 @@ class Registration:
     addons: tuple[str, ...] = ()
     csi_drivers: tuple[str, ...] = ()
     document: str = field(default="{}", compare=False)
+
+    @property
+    def offered(self) -> tuple[str, ...]:
+        """The technologies that a job may name; engines also announce runtimes that none can ask for."""
+        return tuple(word for word in self.technologies if word in TECHNOLOGIES)
 
 
 def parse_registration(document: object) -> Registration:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from cluster.nodes import Dialect
 from cluster.process import LOG
 from manager.domain.effects import Effect, Verb, effects_of
-from manager.domain.model import Instance, InstanceKey, Node
+from manager.domain.model import Instance, InstanceKey, Node, NodeKind
 
 FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 60.0
@@ -75,6 +75,7 @@ class Dispatcher:
         self._by_node: defaultdict[str, dict[Identity, None]] = defaultdict(dict)
         self._due: list[tuple[float, int, Identity]] = []
         self._serial = 0
+        self._queues: dict[str, OrderedDict[Identity, None]] = {}
         self.broken: dict[Identity, Broken] = {}
         self.commander: Commander | None = None
 
@@ -92,6 +93,14 @@ class Dispatcher:
                 self._by_key[instance.key].add(identity)
                 self._by_node[effect.node_id][identity] = None
                 self._try(identity)
+
+    def ahead_of(self, key: InstanceKey) -> int:
+        """How many other deletes its node, which carries out one after the other, has before this instance's."""
+        for identity in self._by_key.get(key, ()):
+            queue = self._queues.get(self._outstanding[identity].effect.node_id)
+            if queue and identity in queue:
+                return next(position for position, item in enumerate(queue) if item == identity)
+        return 0
 
     def forget(self, key: InstanceKey) -> None:
         """Stop repeating anything of an instance."""
@@ -137,6 +146,7 @@ class Dispatcher:
         item = self._outstanding.pop(identity)
         self.broken.pop(identity, None)
         _discard(self._by_key, identity[1], identity)
+        self._leave_queue(item.effect.node_id, identity)
         held = self._by_node[item.effect.node_id]
         del held[identity]
         if not held:
@@ -154,6 +164,8 @@ class Dispatcher:
         is_first = item.attempts == 0
         if node is None or self.commander is None or not (is_first or self._is_ready(node.id)):
             self._postpone(identity, item, math.inf if node else LONGEST_PAUSE_S)
+        elif self._must_queue(node, identity):
+            self._postpone(identity, item, math.inf)
         elif not self._send(node, item.effect):
             self._postpone(identity, item, 0.5)
         else:
@@ -161,6 +173,35 @@ class Dispatcher:
             item.sent_mono_s = self._clock()
             self._postpone(identity, item, self._pause_s(node, item))
             self.on_sent(node, item.effect)
+
+    # Nodes that carry out one delete after the other
+
+    def _must_queue(self, node: Node, identity: Identity) -> bool:
+        """Whether a delete has to wait: more of them at such a node only delay what else it is told."""
+        if node.kind is not NodeKind.ENGINE_A or identity[0] is not Verb.DELETE:
+            return False
+        queue = self._queues.setdefault(node.id, OrderedDict())
+        if identity in queue and self._outstanding[identity].attempts:
+            queue.move_to_end(identity)  # its time is over: the next one's turn
+            self._promote(node.id, but=identity)
+        queue.setdefault(identity, None)
+        return next(iter(queue)) != identity
+
+    def _leave_queue(self, node_id: str, identity: Identity) -> None:
+        queue = self._queues.get(node_id)
+        if queue is None or identity not in queue:
+            return
+        was_first = next(iter(queue)) == identity
+        del queue[identity]
+        if not queue:
+            del self._queues[node_id]
+        elif was_first:
+            self._promote(node_id)
+
+    def _promote(self, node_id: str, but: Identity | None = None) -> None:
+        first = next(iter(self._queues[node_id]))
+        if first != but:
+            self._postpone(first, self._outstanding[first], 0.0)
 
     def _pause_s(self, node: Node, item: Outstanding) -> float:
         if item.effect.identity in self.broken:

@@ -13,7 +13,8 @@ from typing import Final
 
 from cluster.errors import ClusterError
 from manager.core import Core
-from manager.domain.model import InstanceKey, Node
+from manager.domain.model import InstanceKey, Node, NodeKind
+from manager.domain.silence import DELETE_S, queued
 from manager.moves import Mover
 
 LOOK_PERIOD_S: Final = 0.25
@@ -49,7 +50,7 @@ class Drain:
         state.set_cordoned(self._node.id, True, "operator", self._core.now_ms())
         await self._core.saved()
         total = len(state.on_node[self._node.id])
-        end_s = time.monotonic() + self._deadline_s
+        end_s = time.monotonic() + self._deadline_s + self._own_time_s(total)
         told, told_s = None, 0.0
         while True:
             left = tuple(state.on_node[self._node.id])
@@ -65,6 +66,10 @@ class Drain:
                 told, told_s = progress, now_s
                 yield progress
             await asyncio.sleep(LOOK_PERIOD_S)
+
+    def _own_time_s(self, total: int) -> float:
+        """What an engine needs that deletes one instance after the other, however fast they move."""
+        return total * DELETE_S if self._node.kind is NodeKind.ENGINE_A else 0.0
 
     async def _start_moves(self, left: tuple[InstanceKey, ...], now_s: float) -> None:
         instances = [self._core.state.instances[key] for key in left]
@@ -83,6 +88,9 @@ class Drain:
                 under_way -= 1
 
     def _detail(self, left: tuple[InstanceKey, ...]) -> str:
+        ahead = max((self._core.dispatcher.ahead_of(key) for key in left), default=0)
+        if ahead:
+            return f"{len(left)} left; {queued(ahead)}"
         obstacles = [text for key, text in self._obstacles.items() if key in left]
         if obstacles:
             return f"{len(left)} left; {len(obstacles)} cannot move now: {obstacles[0]}"

@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from cluster.documents import job_document
+from cluster.images import full_image_name
 from cluster.topics import Channel
 from manager.domain.effects import Effect, Verb
 from manager.domain.engines import name_problem
@@ -41,6 +42,8 @@ def engine_message(node: Node, effect: Effect) -> tuple[Channel, bytes]:
     if problem:
         raise WithheldError(problem)
     document = _typed(job_document(effect.spec)) | identity | {"_id": effect.key.job_id}
+    if technology == "docker":
+        document["image"] = full_image_name(effect.spec.image)
     return Channel.CONTROL_DEPLOY, orjson.dumps(document)
 
 

@@ -52,7 +52,7 @@ def totals_of(
         gpu_memory_mb=sum(item.memory_mb for item in gpus),
         gpu_memory_used_mb=sum(item.memory_used_mb for item in gpus),
         gpu_drivers=_union((item.driver,) for item in gpus if item.driver),
-        technologies=_union(node.registration.technologies for node in ready),
+        technologies=_union(node.registration.offered for node in ready),
         addons=_union(node.registration.addons for node in ready),
         csi_drivers=_union(node.registration.csi_drivers for node in ready),
         by_architecture={} if is_part else _by_architecture(ready, live, allocated),

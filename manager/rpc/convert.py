@@ -72,7 +72,7 @@ def registration_to_proto(registration: Registration) -> node_pb2.NodeRegistrati
         ip=registration.ip,
         port=registration.port,
         dialect=DIALECTS[registration.dialect],
-        technologies=registration.technologies,
+        technologies=registration.offered,
         capacity=resources_to_proto(registration.capacity),
         architecture=registration.architecture,
         addons=registration.addons,

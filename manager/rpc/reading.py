@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from math import isfinite
 from typing import Final
 
@@ -12,8 +13,8 @@ from cluster.errors import InvalidInputError, NotFoundError, UnavailableError
 from cluster.process import version
 from cluster.v1 import event_pb2, instance_pb2, job_pb2, manager_pb2, node_pb2
 from manager.core import Core
-from manager.domain.model import Event, Instance, InstanceKey, Job, Node, NodeLive
-from manager.domain.silence import as_heard
+from manager.domain.model import Event, Instance, InstanceKey, InstanceState, Job, Node, NodeLive
+from manager.domain.silence import as_heard, queued
 from manager.figures import instance_counts, node_counts
 from manager.history import Entry
 from manager.ports import Kind
@@ -131,8 +132,13 @@ class Reader:
     # Instances
 
     def _shown(self, instance: Instance) -> Instance:
-        """UNKNOWN where nobody knows what became of it: its node is silent, and nothing was decided yet."""
-        return as_heard(instance, self._core.leases.is_silent(instance.node_id), self._trouble(instance.node_id))
+        """UNKNOWN where nobody knows what became of it: its node is silent, and nothing was decided yet.
+
+        Where its delete waits for others, because its engine carries out one after the other, that is said.
+        """
+        shown = as_heard(instance, self._core.leases.is_silent(instance.node_id), self._trouble(instance.node_id))
+        ahead = self._core.dispatcher.ahead_of(instance.key) if shown.state is InstanceState.STOPPING else 0
+        return replace(shown, detail=queued(ahead)) if ahead else shown
 
     def _trouble(self, node_id: str) -> str:
         node = self._core.state.nodes.get(node_id)

@@ -9,14 +9,15 @@ import grpc
 
 from cluster.convert import spec_from_proto
 from cluster.errors import ClusterError, InvalidInputError, NotFoundError
-from cluster.nodes import parse_registration
+from cluster.nodes import Dialect, parse_registration
 from cluster.v1 import manager_pb2, manager_pb2_grpc
 from cluster.v1 import manager_pb2 as pb
 from manager import worker_client
 from manager.core import Core
 from manager.detector import Detector
-from manager.domain.model import Instance
+from manager.domain.model import Instance, Node
 from manager.explain import summary
+from manager.foreign_logs import told_output
 from manager.jobs import Jobs
 from manager.moves import Mover
 from manager.nodes import Nodes
@@ -165,7 +166,12 @@ class ManagerServicer(OperationsServicer, RootServicer):
 
     async def StreamLogs(self, request: pb.StreamLogsRequest, context: Context) -> AsyncIterator[pb.StreamLogsResponse]:
         """The output of an instance from its worker."""
-        address = self._logs_address(request)
+        instance = self._reader.find_instance(request.key)
+        node = self._logs_node(instance)
+        if node.registration.dialect is not Dialect.WORKER:
+            yield pb.StreamLogsResponse(data=told_output(node, instance, self._core.usages.get(instance.key)))
+            return
+        address = worker_client.host_port(node.registration.ip, node.registration.port)
         pieces = worker_client.stream_logs(
             address,
             request.key.job_id,
@@ -177,14 +183,13 @@ class ManagerServicer(OperationsServicer, RootServicer):
             for start in range(0, len(piece), LOG_PIECE_BYTES):
                 yield pb.StreamLogsResponse(data=piece[start : start + LOG_PIECE_BYTES])
 
-    def _logs_address(self, request: pb.StreamLogsRequest) -> str:
-        """The worker that holds, or last held, the instance."""
-        instance = self._reader.find_instance(request.key)
+    def _logs_node(self, instance: Instance) -> Node:
+        """The node that holds, or last held, the instance."""
         node_id = instance.node_id or (instance.ended[-1].node_id if instance.ended else "")
         node = self._core.state.nodes.get(node_id)
         if node is None:
             raise NotFoundError(f"{instance.key} is {instance.state} and was on no node yet: it has no output")
-        return worker_client.host_port(node.registration.ip, node.registration.port)
+        return node
 
     async def ListQuarantined(self, request: pb.ListQuarantinedRequest, context: Context) -> pb.ListQuarantinedResponse:
         """The saved records that cannot be read."""

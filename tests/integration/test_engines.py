@@ -346,3 +346,57 @@ def test_id_of_a_host_name_survives_the_loss_of_the_database() -> None:
         with closing(sqlite3.connect(stage.cluster.folder / "cluster.db")) as database:
             assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         assert SCALE < 1
+
+
+@pytest.mark.parametrize("generation", ALL)
+def test_6_logs_are_what_the_engine_tells_or_where_it_keeps_them(stage: Scene, generation: str) -> None:
+    """The newer engines send a container's last words; of the older ones machine and container are named."""
+    engine = stage.add(generation, LogDirectory="/var/log/engine") if generation in "CD" else stage.add(generation)
+    job_id = stage.run(engine)
+    path = f"/api/instances/{job_id}/0/logs"
+    if "logs" in engine.lists()[0][0]:
+        wait_until(lambda: stage.cluster.http.request("GET", path).status == 200, what="its last words are here")
+        assert stage.cluster.http.request("GET", path).text.strip()
+    else:
+        answer = stage.cluster.http.request("GET", path)
+        assert answer.status == 404
+        assert engine.host in answer.json["detail"]
+        assert ".instance.0" in answer.json["detail"]
+    stage.delete(job_id)
+    stage.wait_for(job_id, "STOPPED")
+    stage.retire(engine)
+
+
+def test_6_runtimes_that_no_job_may_name_are_not_listed(stage: Scene) -> None:
+    """An engine's `runc` and `crosvm` are its own business."""
+    engine = stage.add("C", virtualization=["docker", "runc", "crosvm"])
+    assert stage.node(engine)["technologies"] == ["docker"]
+    stage.retire(engine)
+
+
+@pytest.mark.parametrize("generation", ["A", "C"])
+def test_6_short_image_names_reach_an_engine_in_full(stage: Scene, generation: str) -> None:
+    """containerd knows no short names."""
+    engine = stage.add(generation)
+    job_id = stage.run(engine, image="demo/web:1.0")
+    [deploy] = [json.loads(payload) for verb, payload in engine.heard if verb == "deploy"]
+    assert deploy["image"] == "docker.io/demo/web:1.0"
+    stage.delete(job_id)
+    stage.wait_for(job_id, "STOPPED")
+    stage.retire(engine)
+
+
+def test_6_deletes_on_an_older_engine_go_out_one_by_one_and_say_so(stage: Scene) -> None:
+    """Six deletes at once: each is told once, and those that wait say for whom."""
+    engine = stage.add("A")
+    jobs = [stage.run(engine) for _ in range(6)]
+    for job_id in jobs:
+        stage.delete(job_id)
+    details = [stage.instance(job_id)["detail"] for job_id in jobs]
+    assert any("one after the other" in detail for detail in details)
+    explained = [stage.cluster.http.get(f"/api/instances/{job_id}/0/explain")["summary"] for job_id in jobs]
+    assert any("one after the other" in text for text in explained) or stage.instance(jobs[-1])["state"] == "STOPPED"
+    for job_id in jobs:
+        stage.wait_for(job_id, "STOPPED")
+        assert stage.commands(engine, "delete", job_id) == 1
+    stage.retire(engine)

@@ -20,6 +20,7 @@ from standins.engines.service import DroppedError, Service, parse_service
 from testbed.processes import REPOSITORY
 
 HOST = "127.0.0.1"
+LONGEST_PAUSE_S = 600  # the pauses double from one second
 
 
 class CrashedError(Exception):
@@ -190,7 +191,7 @@ class Engine:
 
     def _connect(self, port: int) -> mqtt.Client:
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"{self.id}-ne", clean_session=True)
-        client.reconnect_delay_set(1, 2)
+        client.reconnect_delay_set(1, LONGEST_PAUSE_S)
         client.max_inflight_messages_set(1000)
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
