@@ -53,6 +53,7 @@ class Core:
         self.may_purge: Callable[[InstanceKey], bool] = lambda _key: True
         self._alarms: list[tuple[int, InstanceKey]] = []
         self._view_listeners: set[Callable[[Iterable[str]], None]] = set()
+        self._instance_listeners: set[Callable[[Iterable[InstanceKey]], None]] = set()
 
     async def open(self) -> None:
         """Open the store and take over what it holds."""
@@ -65,6 +66,7 @@ class Core:
             LOG.warning(
                 "the machine's clock is behind the newest record; going on from that", behind_s=behind_ms / 1000
             )
+        known = list(self.state.instances)
         self.state.restore(contents.nodes, contents.jobs, contents.instances)
         self.history.rebuild(contents.nodes, contents.jobs, contents.instances)
         self.settings = {item.name: item for item in contents.settings}
@@ -75,6 +77,7 @@ class Core:
             self._follow_up(instance)
             self._set_alarm(instance)
         self._notify_views(list(self.state.nodes))
+        self._notify_instances(dict.fromkeys([*known, *self.state.instances]))
         LOG.info("state loaded", nodes=len(contents.nodes), jobs=len(contents.jobs), instances=len(contents.instances))
 
     def find_node(self, node_id: str) -> Node | None:
@@ -141,6 +144,7 @@ class Core:
             elif instance.version == version:
                 self._follow_up(instance)
                 self._set_alarm(instance)
+        self._notify_instances(versions)
 
     def _follow_up(self, instance: Instance) -> None:
         self.dispatcher.consider(instance)
@@ -181,6 +185,17 @@ class Core:
         """Set the next alarm of an instance whose last one rang without a change."""
         if key in self.state.instances:
             self._set_alarm(self.state.instances[key], overdue_at_ms=now_ms() + REARM_MS)
+
+    # Who wants to hear of instances
+
+    def listen_instances(self, listener: Callable[[Iterable[InstanceKey]], None]) -> Callable[[], None]:
+        """Be told the keys of instances whose change became durable, or that were removed; answers what ends it."""
+        self._instance_listeners.add(listener)
+        return lambda: self._instance_listeners.discard(listener)
+
+    def _notify_instances(self, keys: Iterable[InstanceKey]) -> None:
+        for listener in tuple(self._instance_listeners):
+            listener(keys)
 
     # The scheduler's view
 
