@@ -42,14 +42,10 @@ from manager.sequences import PlanSequences
 from manager.writer import Records, Writer
 
 REARM_MS: Final = 1000
+PURGE_PAUSE_MS: Final = 60_000
 PORTION: Final = 200
 HEARD_UNTIL: Final = "heard_until_ms"
 InstanceListener = Callable[[Sequence[InstanceKey]], None]
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970, by a clock that does not jump."""
-    return CLOCK.now_ms()
 
 
 class Core:
@@ -186,7 +182,7 @@ class Core:
         if self.state.has_freed:
             self.state.has_freed = False
             saved.add_done_callback(lambda _: self.look_for_room())
-        self._flush_views()
+        self.flush_views()
         return saved
 
     async def saved(self, awaited: Iterable[InstanceKey] = ()) -> None:
@@ -227,7 +223,10 @@ class Core:
                     if isinstance(record, Setting):
                         self.settings[name] = record
         self._follow_wanted.set()
-        self._flush_views()
+        self.flush_views()
+        keys = [_key_of(name) for kind, name in records if kind is Kind.INSTANCE]
+        for listener in tuple(self._instance_listeners):
+            listener(keys)
 
     def _on_saved(self, events: Sequence[Logged]) -> None:
         self.history.extend((logged.subject, logged.event) for logged in events)
@@ -340,8 +339,10 @@ class Core:
 
     def rearm(self, key: InstanceKey) -> None:
         """Set the next alarm of an instance whose last one rang without a change."""
-        if key in self.state.instances:
-            self._set_alarm(self.state.instances[key], overdue_at_ms=self.now_ms() + REARM_MS)
+        instance = self.state.instances.get(key)
+        if instance is not None:
+            pause_ms = PURGE_PAUSE_MS if instance.state is InstanceState.STOPPED else REARM_MS
+            self._set_alarm(instance, overdue_at_ms=self.now_ms() + pause_ms)
 
     # The scheduler's view
 
@@ -354,7 +355,8 @@ class Core:
         """Send the view of these nodes again, changed or not."""
         self._notify_views(list(node_ids))
 
-    def _flush_views(self) -> None:
+    def flush_views(self) -> None:
+        """Tell of the nodes of which something changed that is not saved."""
         if self.state.dirty_views:
             changed, self.state.dirty_views = self.state.dirty_views, {}
             self._notify_views(list(changed))

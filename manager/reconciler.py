@@ -73,6 +73,7 @@ class Reconciler:
             LOG.exception("a part of the tick failed")
         if self._core.state.dirty and not self._core.writer.failure:
             self._core.commit()
+        self._core.flush_views()
 
     def _look_now_and_then(self) -> None:
         """Should a change for the better have escaped us; and remember that there was a broker to hear through."""

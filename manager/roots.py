@@ -1,4 +1,8 @@
-"""What the manager keeps of its root: the standing of the link, what was saved of it, and the guard over workloads."""
+"""What the manager keeps of its root: the standing of the link, what was saved of it, and the guard over workloads.
+
+What is saved is read from the core's settings whenever it is asked for, the guard too: nothing beside them can go on
+believing what a failed save took back.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from cluster.process import LOG
-from manager.core import Core, now_ms
+from manager.core import Core
 from manager.domain.model import Event, InstanceKey
 from manager.domain.roots import Era, Guard, LinkState, Route, Standing
 
@@ -29,7 +33,7 @@ class Roots:
     def __init__(self, core: Core) -> None:
         self._core = core
         self.standing = Standing()
-        self.guard = _guard_of(self.saved(GUARD))
+        self._guard = ("", Guard())
 
     # What is saved
 
@@ -44,9 +48,29 @@ class Roots:
             self._core.put_setting(name, value)
 
     async def secure(self, name: str, value: str) -> None:
-        """Save a value that changed, and wait until it is durable. Raises StoreError."""
-        if value != self.saved(name):
-            await self._core.put_setting(name, value)
+        """Save a value that changed, and wait until it is durable. Raises UnavailableError."""
+        self.save(name, value)
+        await self._core.saved()
+
+    @property
+    def acknowledged_ms(self) -> int:
+        """Up to when all that had changed was acknowledged by the root; 0 where nothing is known."""
+        text = self.saved(ACKNOWLEDGED)
+        return int(text) if text.isascii() and text.isdigit() else 0
+
+    @property
+    def last_era(self) -> Era | None:
+        """The era that the root had last; None where it is not known."""
+        text = self.saved(ERA)
+        return Era(text) if text in set(Era) else None
+
+    @property
+    def guard(self) -> Guard:
+        """The guard over workloads, as it is saved."""
+        text = self.saved(GUARD)
+        if self._guard[0] != text:
+            self._guard = (text, _guard_of(text))
+        return self._guard[1]
 
     # The standing
 
@@ -66,7 +90,7 @@ class Roots:
         say = LOG.warning if is_trouble else LOG.info
         say(f"root link {new.state}", address=new.address, era=new.era, cluster_id=new.cluster_id, detail=new.detail)
         if new.state is not old.state and new.state is not LinkState.HANDSHAKING:
-            self._tell(f"root_{new.state}", new.detail or f"{new.address} knows this cluster as {new.cluster_id}")
+            self.tell(f"root_{new.state}", new.detail or f"{new.address} knows this cluster as {new.cluster_id}")
 
     @property
     def is_stand_alone(self) -> bool:
@@ -114,14 +138,13 @@ class Roots:
         guard = self.guard.armed(set(job_ids) - self.guard.kept)
         if not guard.guarded:
             return
-        self._tell(
+        await self.secure(GUARD, _text_of(guard))
+        self.tell(
             "root_lost_its_database",
             f"the root gave this cluster a new id: {len(guard.guarded)} jobs are kept running until you decide with "
             "`clusterctl root confirm-deletes` or `clusterctl root keep`",
             is_warning=True,
         )
-        self.guard = guard
-        await self.secure(GUARD, _text_of(guard))
 
     def admit_deletes(self, keys: Sequence[InstanceKey], actor: str) -> list[InstanceKey]:
         """The keys that may be deleted: a root's orders for all of a guarded job are held, of a kept one ignored."""
@@ -139,7 +162,7 @@ class Roots:
         if job_id not in self.guard.guarded or job_id in self.guard.held:
             return
         self._core.counters["root_deletes_held"] += 1
-        self._tell(
+        self.tell(
             "root_delete_held",
             f"the root, which lost its database, ordered job {job_id} deleted: it is held",
             subject=f"job:{job_id}",
@@ -148,27 +171,32 @@ class Roots:
         self._put_guard(self.guard.holding(job_id))
 
     def keep(self) -> list[str]:
-        """Keep what is guarded; answers the job ids."""
+        """Keep what is guarded; answers the job ids. The caller waits until it is saved, and then tells it."""
         kept = sorted(self.guard.guarded)
         self._put_guard(self.guard.keeping())
-        self._tell("root_workloads_kept", f"{len(kept)} jobs that the root does not know stay by decision")
         return kept
 
     def release(self) -> list[str]:
-        """Let the root's deletes through; answers the job ids that it had ordered deleted."""
+        """Let the root's deletes through; answers the job ids that it had ordered deleted. Saved and told likewise."""
         held = sorted(self.guard.held)
         self._put_guard(self.guard.released())
-        self._tell("root_deletes_confirmed", f"{len(held)} jobs are deleted as the root ordered")
         return held
 
-    def _put_guard(self, guard: Guard) -> None:
-        self.guard = guard
-        self.save(GUARD, _text_of(guard))
+    def forget_job(self, job_id: str) -> None:
+        """A job is gone: nothing of it needs a decision."""
+        if job_id in self.guard.protected:
+            self._put_guard(self.guard.without([job_id]))
 
-    def _tell(self, kind: str, cause: str, *, subject: str = "cluster", is_warning: bool = False) -> None:
+    def _put_guard(self, guard: Guard) -> None:
+        text = _text_of(guard)
+        self._guard = (text, guard)
+        self.save(GUARD, text)
+
+    def tell(self, kind: str, cause: str, *, subject: str = "cluster", is_warning: bool = False) -> None:
+        """Add to the cluster's history, and to the log what someone should look at."""
         if is_warning:
             LOG.warning(cause)
-        event = Event(at_ms=now_ms(), actor="manager", kind=kind, state=self.standing.state, cause=cause)
+        event = Event(at_ms=self._core.now_ms(), actor="manager", kind=kind, state=self.standing.state, cause=cause)
         self._core.history.extend([(subject, event)])
 
 
@@ -178,6 +206,10 @@ def _text_of(guard: Guard) -> str:
 
 
 def _guard_of(text: str) -> Guard:
-    if not text:
+    """The guard in a saved text; of what is not understood, nothing: it must not keep the manager from starting."""
+    try:
+        saved = orjson.loads(text) if text else {}
+        return Guard(**{name: frozenset(saved.get(name, ())) for name in ("guarded", "held", "kept")})
+    except (orjson.JSONDecodeError, AttributeError, TypeError):
+        LOG.error("the saved guard of the root cannot be read, it protects nothing", text=text[:200])
         return Guard()
-    return Guard(**{name: frozenset(ids) for name, ids in orjson.loads(text).items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 
 
 class Era(StrEnum):
@@ -58,12 +59,12 @@ class Guard:
     held: frozenset[str] = frozenset()
     kept: frozenset[str] = frozenset()
 
-    @property
+    @cached_property
     def unknown_to_root(self) -> frozenset[str]:
         """The jobs that the root showed not to know: it is told nothing of them."""
         return self.held | self.kept
 
-    @property
+    @cached_property
     def protected(self) -> frozenset[str]:
         """The jobs that an order of the root to delete all of them does not reach."""
         return self.guarded | self.kept

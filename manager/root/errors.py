@@ -8,7 +8,15 @@ class RootError(Exception):
 
 
 class RootAwayError(RootError):
-    """The root cannot be reached, or answers nothing sensible: it is tried again."""
+    """The root cannot be reached, or answers nothing sensible: it is tried again, not before `retry_after_s`."""
+
+    def __init__(self, text: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+
+
+class RootBusyError(RootAwayError):
+    """The root, or a proxy before it, answered that it can take nothing now: it has not forgotten this cluster."""
 
 
 class RootRefusedError(RootError):
@@ -16,4 +24,4 @@ class RootRefusedError(RootError):
 
 
 class ReportRefusedError(RootError):
-    """The root did not take a report, which it had received."""
+    """The root did not take a report, which it had received: the fault may be in what the report tells."""

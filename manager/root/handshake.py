@@ -1,4 +1,8 @@
-"""Getting admitted: which dialect the root speaks, the keys to try, and what to tell the operator when it refuses."""
+"""Getting admitted: which dialect the root speaks, the keys to try, and what to tell the operator when it refuses.
+
+Every registration writes the location of the cluster at the root, in all generations (recordings R1/25 and R3/03), and
+it cannot be left out. Where none is set, what the root itself has is sent back: an administrator may have put it there.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from manager.root.errors import RootAwayError, RootRefusedError
 from manager.root.keys import Attempt, advice, attempts_of
 from manager.root.settings import RootSettings
 from manager.root.socketio import Admission, NoAnswerError
-from manager.root.web import RootWeb
+from manager.root.web import RootWeb, known_location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +40,23 @@ async def find_era(web: RootWeb, settings: RootSettings) -> Era:
     )
 
 
-async def handshake(web: RootWeb, settings: RootSettings, saved_secret_key: str) -> Admitted:
+async def handshake(
+    web: RootWeb, settings: RootSettings, saved_secret_key: str, saved_cluster_id: str = ""
+) -> Admitted:
     """Be admitted. Raises RootRefusedError, whose text tells what to do, or RootAwayError."""
     era = await find_era(web, settings)
+    settings = await _located(web, settings, saved_cluster_id)
     if era is Era.R1:
         return Admitted(admission=await _register_r1(web, settings, saved_secret_key), era=era)
     return Admitted(admission=await registration.register(settings), era=era)
+
+
+async def _located(web: RootWeb, settings: RootSettings, cluster_id: str) -> RootSettings:
+    """The settings with the location that the root has, where they name none."""
+    if settings.cluster_location:
+        return settings
+    location = known_location(await web.clusters(), cluster_id, settings.cluster_name, settings.user_name)
+    return settings.model_copy(update={"cluster_location": location})
 
 
 async def _register_r1(web: RootWeb, settings: RootSettings, saved_secret_key: str) -> Admission:

@@ -49,14 +49,15 @@ def expires_at_s(token: str) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def renew_at_s(token: str, now_s: float) -> float | None:
-    """When to renew a JWT: with a third of its life left. None where it never expires."""
-    expires_s = expires_at_s(token)
-    if expires_s is None:
+def renew_after_s(token: str, now_s: float) -> float | None:
+    """How long after it was made to renew a JWT: with a third of its life left. None where it never expires.
+
+    The times are those of the root's clock where the token tells both: ours may be wrong by years.
+    """
+    expires_s, began_s = expires_at_s(token), claims_of(token).get("iat", now_s)
+    if expires_s is None or not isinstance(began_s, int | float) or expires_s <= began_s:
         return None
-    began = claims_of(token).get("iat", now_s)
-    life_s = expires_s - (began if isinstance(began, int | float) else now_s)
-    return expires_s - max(life_s, 0.0) / RENEWAL_SHARE
+    return (expires_s - began_s) * (1 - 1 / RENEWAL_SHARE)
 
 
 def advice(key: str, now_s: float) -> str:

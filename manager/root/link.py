@@ -1,25 +1,30 @@
 """The link to the root: attach, stay attached, report, and say how it stands.
 
-Nothing else waits for it: it runs in tasks of its own, with time-outs of its own. Whatever goes wrong ends in a pause
-and a fresh handshake; no report goes out under an id that the present root did not confirm a moment ago.
+Nothing else waits for it: it runs in a task of its own, with time-outs of its own. A root that cannot be reached ends
+in a pause and a fresh handshake; one that answers "later" in a pause alone, for it has not forgotten this cluster. No
+report goes out under an id that the present root did not confirm a moment ago.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from cluster.errors import ClusterError
 from cluster.process import LOG
+from manager.clock import boot_ms
 from manager.core import Core
+from manager.domain.model import InstanceKey
 from manager.domain.roots import Era, LinkState
-from manager.root.errors import RootAwayError, RootError, RootRefusedError
+from manager.root.backlog import Backlog
+from manager.root.errors import RootAwayError, RootBusyError, RootError, RootRefusedError
 from manager.root.handshake import Admitted, handshake
-from manager.root.keys import renew_at_s
+from manager.root.keys import renew_after_s
+from manager.root.node_watch import NodeWatch
 from manager.root.pauses import Pauses
-from manager.root.reporter import Reporter
+from manager.root.reporter import Reporter, Sent
 from manager.root.settings import RootSettings
 from manager.root.socketio import Admission
 from manager.root.web import RootWeb, cluster_id_of, find_cluster, is_r3
@@ -27,7 +32,9 @@ from manager.roots import CLUSTER_ID, ERA, ROOT, SECRET_KEY, Roots
 
 PERIODS_S: Final = {Era.R1: 5.0, Era.R2: 5.0, Era.R3: 15.0, Era.UNDECIDED: 5.0}
 LEAST_GAP_S: Final = 1.0
+LEAST_PAUSE_S: Final = 0.05
 RENEWAL_CAP_S: Final = 300.0
+TIMER_SLACK_S: Final = 0.01
 
 
 class RootLink:
@@ -39,11 +46,17 @@ class RootLink:
         self._load = load
         self._settings = load()
         self._web = RootWeb("", self._settings.root_answer_s)
-        self._reporter = Reporter(core, roots, self._settings.root_refresh_s)
+        self._backlog = Backlog(core, roots, self._settings.root_refresh_s)
+        self._reporter = Reporter(core, roots, self._backlog)
+        self._nodes = NodeWatch()
         self._pauses = Pauses(self._settings.root_retry_base_s, self._settings.root_retry_cap_s)
         self._renewals = Pauses(self._settings.root_retry_cap_s, RENEWAL_CAP_S)
         self._changed = asyncio.Event()
-        self._renew_at_s: float | None = None
+        self._is_admitted = False
+        self._key_trouble = ""
+        self._stumbled_over = ""
+        self._renew_at_boot_s: float | None = None
+        self._period_ends_mono_s = float("-inf")
 
     @property
     def is_stand_alone(self) -> bool:
@@ -65,35 +78,53 @@ class RootLink:
         except ValueError as error:
             self._roots.stand(state=LinkState.REFUSED, address=self._settings.system_manager_url, detail=str(error))
             return
-        self._core.may_purge = self._reporter.may_purge
+        self._core.may_purge = self._backlog.may_purge
         self._roots.begin(self._web.base_url.partition("://")[2])
+        stops = [self._core.listen_instances(self._hear_instances), self._core.listen_views(self._hear_nodes)]
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._watch(), name="root-changes")
-                tasks.create_task(self._keep(), name="root-reports")
+            await self._keep()
         finally:
+            for stop in stops:
+                stop()
             await self._web.close()
 
-    async def _watch(self) -> None:
-        """Hear of every change of an instance."""
-        async for entries in self._core.history.follow(0):
-            if any(entry.instance_number is not None for entry in entries):
-                self._changed.set()
+    def _hear_instances(self, keys: Iterable[InstanceKey]) -> None:
+        self._backlog.hear(keys)
+        self._changed.set()
+
+    def _hear_nodes(self, node_ids: Iterable[str]) -> None:
+        state = self._core.state
+        if self._nodes.has_news(node_ids, state.nodes, state.is_ready):
+            self._reporter.nodes_changed()
+            self._changed.set()
 
     async def _keep(self) -> None:
         """Attach and report, again and again."""
         while True:
+            least_pause_s = 0.0
             try:
-                await self._attach()
+                await self._backlog.absorb()
+                if not self._is_admitted:
+                    await self._attach()
                 await self._report_forever()
             except RootRefusedError as error:
+                self._is_admitted = False
                 self._roots.stand(state=LinkState.REFUSED, detail=str(error))
             except (RootError, ClusterError) as error:
+                self._is_admitted = self._is_admitted and isinstance(error, RootBusyError)
+                least_pause_s = error.retry_after_s if isinstance(error, RootAwayError) else 0.0
                 self._lose(str(error))
             except Exception as error:  # noqa: BLE001 - whatever a root makes us stumble over, the cluster goes on
-                LOG.exception("root link stumbled")
-                self._lose(f"{type(error).__name__}: {error}")
-            await asyncio.sleep(self._pauses.next_s())
+                self._is_admitted = False
+                self._stumble(f"{type(error).__name__}: {error}")
+            await asyncio.sleep(max(self._pauses.next_s(), least_pause_s))
+
+    def _stumble(self, detail: str) -> None:
+        """Say it with its trace once, not at every try."""
+        if detail != self._stumbled_over:
+            LOG.exception("root link stumbled")
+            self._stumbled_over = detail
+        self._lose(detail)
 
     def _lose(self, detail: str) -> None:
         is_known = bool(self._roots.standing.cluster_id)
@@ -107,14 +138,19 @@ class RootLink:
         if standing.state is LinkState.ATTACHED or (standing.state is LinkState.NEVER and not standing.detail):
             self._roots.stand(state=LinkState.HANDSHAKING, detail="")
         await self._core.writer.working.wait()
-        detail = ""
+        self._key_trouble = ""
         try:
             admitted = await self._handshake()
         except RootRefusedError as error:
             admitted = await self._confirmed_as_before(error)
-            detail = f"attached as before, but {error}"
+            self._key_trouble = f"attached as before, but {error}"
         await self._take_over(admitted)
         await self._confirm()
+        self._is_admitted = True
+        self._stand_attached()
+
+    def _stand_attached(self) -> None:
+        detail = "; ".join(filter(None, (self._key_trouble, self._reporter.trouble)))
         self._roots.stand(state=LinkState.ATTACHED, detail=detail)
 
     async def _handshake(self) -> Admitted:
@@ -122,13 +158,15 @@ class RootLink:
             self._settings = self._load()
         except ValueError as error:
             raise RootRefusedError(f"the settings of the root cannot be read: {error}") from None
-        admitted = await handshake(self._web, self._settings, self._roots.saved(SECRET_KEY))
+        saved = self._roots.saved
+        admitted = await handshake(self._web, self._settings, saved(SECRET_KEY), saved(CLUSTER_ID))
         self._plan_renewal(admitted.admission.secret_key)
         return admitted
 
     def _plan_renewal(self, secret_key: str) -> None:
         self._renewals.reset()
-        self._renew_at_s = renew_at_s(secret_key, time.time()) if secret_key else None
+        after_s = renew_after_s(secret_key, time.time())
+        self._renew_at_boot_s = None if after_s is None else _boot_s() + after_s
 
     async def _confirmed_as_before(self, refusal: RootRefusedError) -> Admitted:
         """The root refuses our keys, yet knows us by id and name. Raises the refusal where it does not."""
@@ -136,9 +174,8 @@ class RootLink:
         entry = find_cluster(await self._web.clusters(), cluster_id, self._settings.cluster_name)
         if entry is None:
             raise refusal
-        self._renew_at_s = time.time() + self._renewals.next_s()
-        era = Era(self._roots.saved(ERA) or Era.R1)
-        return Admitted(admission=Admission(cluster_id=cluster_id), era=era)
+        self._renew_at_boot_s = _boot_s() + self._renewals.next_s()
+        return Admitted(admission=Admission(cluster_id=cluster_id), era=self._roots.last_era or Era.R1)
 
     async def _take_over(self, admitted: Admitted) -> None:
         """Save what the root gave; where it gave another id than before, arm the guard first."""
@@ -146,7 +183,7 @@ class RootLink:
         before = roots.saved(CLUSTER_ID)
         if before and before != admission.cluster_id:
             self._core.counters["root_ids_changed"] += 1
-            self._reporter.ledger.forget_all()
+            self._backlog.meet_another_root()
             if self._settings.root_guard:
                 jobs = self._core.state.jobs.values()
                 await roots.arm(job.id for job in jobs if job.owner == ROOT)
@@ -154,8 +191,8 @@ class RootLink:
         if admission.secret_key:
             await roots.secure(SECRET_KEY, admission.secret_key)
         era = admitted.era
-        if era is Era.UNDECIDED and roots.saved(ERA) in (Era.R2, Era.R3):
-            era = Era(roots.saved(ERA))
+        if era is Era.UNDECIDED and roots.last_era in (Era.R2, Era.R3):
+            era = roots.last_era
         roots.save(ERA, era)
         roots.stand(cluster_id=admission.cluster_id, era=era)
         self._core.counters["root_registrations"] += 1
@@ -179,39 +216,56 @@ class RootLink:
         """Report at the set period and when something changes. Raises RootError when the root is away."""
         while True:
             began_mono_s = time.monotonic()
+            if began_mono_s >= self._period_ends_mono_s - TIMER_SLACK_S:
+                self._backlog.begin_period(began_mono_s)
+                self._period_ends_mono_s = began_mono_s + self._period_s
             self._changed.clear()
-            await self._confirm()
-            has_more = not self._core.writer.failure and await self._reporter.send(self._web)
-            self._pauses.reset()
+            sent = await self._report()
             await self._renew_when_due()
-            await self._wait(began_mono_s, has_more=has_more)
+            await self._wait(began_mono_s, sent)
 
-    async def _wait(self, began_mono_s: float, *, has_more: bool) -> None:
-        """Until the period is over, or something changed and one second has passed."""
-        era = self._roots.standing.era or Era.UNDECIDED
-        period_s = self._settings.root_report_period_s or PERIODS_S[era]
-        if not has_more:
-            try:
-                async with asyncio.timeout_at(_loop_time(began_mono_s + period_s)):
-                    await self._changed.wait()
-            except TimeoutError:
-                return
+    @property
+    def _period_s(self) -> float:
+        return max(self._settings.root_report_period_s or PERIODS_S[self._backlog.era], LEAST_GAP_S)
+
+    async def _report(self) -> Sent:
+        """One report, under an id that was confirmed just before; none while nothing can be saved."""
+        if self._core.writer.failure:
+            return Sent()
+        await self._confirm()
+        sent = await self._reporter.send(self._web)
+        self._pauses.reset()
+        self._stumbled_over = ""
+        self._stand_attached()
+        return sent
+
+    async def _wait(self, began_mono_s: float, sent: Sent) -> None:
+        """As long as the root took, if more is due; else until the period is over or something changed."""
+        if sent.has_more:
+            await asyncio.sleep(min(max(sent.answer_s, LEAST_PAUSE_S), self._period_s))
+            return
+        try:
+            async with asyncio.timeout(max(self._period_ends_mono_s - time.monotonic(), 0.0)):
+                await self._changed.wait()
+        except TimeoutError:
+            return
         await asyncio.sleep(max(began_mono_s + LEAST_GAP_S - time.monotonic(), 0.0))
 
     async def _renew_when_due(self) -> None:
         """Get a fresh secret key before the present one expires; a refusal is said and tried again later."""
-        if self._renew_at_s is None or time.time() < self._renew_at_s:
+        if self._renew_at_boot_s is None or _boot_s() < self._renew_at_boot_s:
             return
         try:
             admitted = await self._handshake()
-        except RootRefusedError as error:
-            self._renew_at_s = time.time() + self._renewals.next_s()
-            self._roots.stand(detail=f"attached as before, but {error}")
+        except RootError as error:
+            self._renew_at_boot_s = _boot_s() + self._renewals.next_s()
+            self._key_trouble = f"attached as before, but {error}"
             return
         await self._take_over(admitted)
         await self._confirm()
-        self._roots.stand(detail="")
+        self._key_trouble = ""
 
 
-def _loop_time(mono_s: float) -> float:
-    return asyncio.get_running_loop().time() + mono_s - time.monotonic()
+def _boot_s() -> float:
+    """By a clock that nobody sets, and that goes on while the machine sleeps."""
+    return boot_ms() / 1000

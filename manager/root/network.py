@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from cluster.process import LOG
-from manager.core import Core, now_ms
+from manager.core import Core
 from manager.dispatcher import Commander, Identity
 from manager.domain.effects import Effect, Verb
 from manager.domain.model import Event, Node
@@ -134,7 +134,7 @@ class NetworkPlugin:
             self._is_failing = True
             LOG.warning("network plug-in fails, deploys go on without it", url=self._url, failure=failure)
         cause = f"the network plug-in was not told of {announcement.name} ({failure}); it is tried again"
-        event = Event(at_ms=now_ms(), actor="manager", kind="network_plugin_failed", state="", cause=cause)
+        event = Event(at_ms=self._core.now_ms(), actor="manager", kind="network_plugin_failed", state="", cause=cause)
         self._core.history.extend((f"instance:{item.key}", event) for item in announcement.waiting.values())
 
     def _release(self, announcement: Announcement) -> None:

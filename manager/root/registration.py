@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PROBE_S: Final = 3.0
 FINAL_S: Final = 30.0  # the root tells its network plug-in and its database before it answers
+MAX_WORDS: Final = 500
 _AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _OPTIONS: Final = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
 
@@ -78,8 +79,8 @@ async def _final(stub: register_clusterAsyncStub, settings: RootSettings) -> SC2
 
 
 def _explained(settings: RootSettings, error: grpc.aio.AioRpcError) -> RootAwayError | RootRefusedError:
-    words = f"{error.code().name}: {error.details()}"
-    if error.code() in (*_AWAY, grpc.StatusCode.INTERNAL):
+    words = f"{error.code().name}: {error.details()}"[:MAX_WORDS]
+    if error.code() in (*_AWAY, grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED):
         return RootAwayError(f"{settings.grpc_address} does not answer: {words}")
     if error.code() is grpc.StatusCode.UNAUTHENTICATED:
         return RootRefusedError(f"the root wants a credential that this cluster has not: {words}")

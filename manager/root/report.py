@@ -6,16 +6,17 @@ Sources: section 3.3 of the contract of the deployed ecosystem, and 12.1 and 12.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+import orjson
 
 from cluster.payloads import ResourceEntry
 from manager.domain.model import Instance, InstanceState, Node
 from manager.domain.roots import Era
 from manager.root.totals import Totals
-from manager.root.words import job_word, status_word
+from manager.root.words import status_word
 
 MAX_DETAIL: Final = 1024
 TUNNEL_PORT: Final = 50103
@@ -34,12 +35,13 @@ class ReportedInstance:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportedJob:
-    """A job: `members` are all its instances that the root knows, `reported` those that this report tells of."""
+    """A job, its word and detail, and the documents of those of its instances that this report tells of."""
 
     id: str
     name: str
-    members: Sequence[Instance]
-    reported: Sequence[ReportedInstance]
+    status: str
+    detail: str
+    instances: Sequence[Document]
 
 
 def report_body(era: Era, totals: Totals, jobs: Sequence[ReportedJob]) -> Document:
@@ -112,24 +114,17 @@ def _numbers_r3(totals: Totals) -> Document:
 
 
 def _job(era: Era, job: ReportedJob) -> Document:
-    status = job_word(status_word(instance, era) for instance in job.members)
     return {
         "_id" if era is Era.R3 else "system_job_id": job.id,
         "job_name": job.name,
-        "status": status,
-        "status_detail": _detail_of(job, status, era),
-        "instance_list": [_instance(era, item) for item in job.reported],
+        "status": job.status,
+        "status_detail": _cut(job.detail),
+        "instance_list": list(job.instances),
     }
 
 
-def _detail_of(job: ReportedJob, status: str, era: Era) -> str:
-    """The detail of the newest instance that gives the job its status."""
-    fitting = [item for item in job.members if status_word(item, era) == status]
-    newest = max(fitting, key=lambda item: item.updated_at_ms, default=None)
-    return _cut(newest.detail) if newest else ""
-
-
-def _instance(era: Era, item: ReportedInstance) -> Document:
+def instance_document(era: Era, item: ReportedInstance) -> Document:
+    """An instance, with what it measured and its last words."""
     instance, registration = item.instance, item.node.registration if item.node else None
     document = {
         "instance_number": instance.key.number,
@@ -139,7 +134,7 @@ def _instance(era: Era, item: ReportedInstance) -> Document:
     }
     document |= _usage_r3(item) if era is Era.R3 else _usage_r1(item)
     if era is not Era.R1:
-        document["logs"] = item.usage.logs[-MAX_DETAIL:] if item.usage else ""
+        document["logs"] = _clean(item.usage.logs[-MAX_DETAIL:]) if item.usage else ""
     return document | {
         "worker_id": item.node.id if item.node else "",
         "host_ip": registration.ip if registration else "",
@@ -175,12 +170,20 @@ def _text(amount: float | None) -> str:
 
 def _tunnel_port(registration: str) -> int:
     """Where the network of the ecosystem reaches a node: what an engine said at registration, else its default."""
-    port = json.loads(registration).get("NetManagerPort")
+    try:
+        port = orjson.loads(registration).get("NetManagerPort")
+    except (orjson.JSONDecodeError, AttributeError):
+        return TUNNEL_PORT
     return port if isinstance(port, int) and not isinstance(port, bool) and 0 < port < 65536 else TUNNEL_PORT
 
 
 def _cut(text: str) -> str:
-    return text[:MAX_DETAIL]
+    return _clean(text[:MAX_DETAIL])
+
+
+def _clean(text: str) -> str:
+    """Text that JSON can hold: half a character must not stop every report."""
+    return text.encode(errors="replace").decode()
 
 
 def node_id_of(instance: Instance) -> str:

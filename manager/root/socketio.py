@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import orjson
 
+from manager.root.answers import Answer, away
 from manager.root.errors import RootAwayError, RootError, RootRefusedError
 from manager.root.keys import Attempt
 from manager.root.settings import RootSettings
@@ -24,6 +25,7 @@ NAMESPACE: Final = "/register"
 PATH: Final = "/socket.io/"
 SEPARATOR: Final = "\x1e"
 POLLING: Final = {"EIO": "4", "transport": "polling"}
+MAX_WORDS: Final = 500
 IDLE_S: Final = 0.02  # a root that answers polls with nothing at all must not keep us busy
 OPEN, CLOSE, PING, PONG = "0", "1", "2", "3"
 CONNECT, DISCONNECT, EVENT, CONNECT_ERROR = "40", "41", "42", "44"
@@ -66,7 +68,7 @@ def parse_sc2(argument: Any) -> Admission:
     cluster_id = answer.get("id")
     if "error" not in answer and "warning" not in answer and isinstance(cluster_id, str) and cluster_id:
         return Admission(cluster_id=cluster_id, secret_key=str(answer.get("secret_key") or ""))
-    raise RootRefusedError(str(answer.get("error") or answer.get("warning") or "the root gave no id"))
+    raise RootRefusedError(str(answer.get("error") or answer.get("warning") or "the root gave no id")[:MAX_WORDS])
 
 
 def event_packet(name: str, argument: Any) -> str:
@@ -90,8 +92,10 @@ def parse_event(packet: str) -> tuple[str, Any] | None:
 
 async def is_spoken(web: RootWeb) -> bool:
     """Whether the root speaks socket.io. Raises RootAwayError where it does not answer at all."""
-    response = await web.ask("GET", PATH, params=POLLING)
-    return response.status_code == 200 and response.text.startswith(f"{OPEN}{{")
+    answer = await web.ask("GET", PATH, params=POLLING)
+    if answer.is_later:
+        raise away(answer, "the registration")
+    return answer.status == 200 and answer.text.startswith(f"{OPEN}{{")
 
 
 async def register(web: RootWeb, settings: RootSettings, attempt: Attempt) -> Admission:
@@ -136,31 +140,30 @@ class Session:
         """Send one packet. Raises RootAwayError."""
         headers = {"Content-Type": "text/plain;charset=UTF-8"}
         content = packet.encode()
-        response = await self.web.ask("POST", PATH, params=self._params, content=content, headers=headers)
-        _check(response.status_code)
+        _check(await self.web.ask("POST", PATH, params=self._params, content=content, headers=headers))
 
     async def receive(self) -> list[str]:
         """The next packets. Raises RootAwayError."""
-        response = await self.web.ask("GET", PATH, params=self._params)
-        _check(response.status_code)
-        return response.text.split(SEPARATOR)
+        answer = await self.web.ask("GET", PATH, params=self._params)
+        _check(answer)
+        return answer.text.split(SEPARATOR)
 
     @property
     def _params(self) -> dict[str, str]:
         return {**POLLING, "sid": self.sid}
 
 
-def _check(status: int) -> None:
-    if status != 200:
-        raise RootAwayError(f"the root answered {status} during the registration")
+def _check(answer: Answer) -> None:
+    if answer.status != 200:
+        raise away(answer, "the registration")
 
 
 @contextlib.asynccontextmanager
 async def _session(web: RootWeb) -> AsyncIterator[Session]:
-    response = await web.ask("GET", PATH, params=POLLING)
-    _check(response.status_code)
+    answer = await web.ask("GET", PATH, params=POLLING)
+    _check(answer)
     try:
-        sid = orjson.loads(response.text.split(SEPARATOR)[0].removeprefix(OPEN))["sid"]
+        sid = orjson.loads(answer.text.split(SEPARATOR)[0].removeprefix(OPEN))["sid"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise RootAwayError(f"{web.base_url} does not speak socket.io") from None
     session = Session(web, str(sid))

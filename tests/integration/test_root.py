@@ -11,6 +11,7 @@ from standins.roots.r1 import R1
 from standins.roots.r3 import R2, R3
 from standins.roots.root import Root
 from testbed.attached import NAME, attached, attached_with_node, clusterctl, link, started
+from testbed.scripted_node import WorkerNode, nodes
 from testbed.waiting import wait_until
 
 GENERATIONS = [R1, R2, R3]
@@ -145,6 +146,20 @@ def test_lost_database_deletes_nothing_before_the_operator_decides(make: Make, d
         assert root.data.faults == []
 
 
+def test_node_that_registers_wakes_a_report() -> None:
+    """The root can schedule on it at once, though the next report is due in ten minutes; a lost one it hears of too."""
+    root = R3()
+    with started(root), attached(root, ROOT_REPORT_PERIOD_S="600", LEASE_S="2", GRACE_S="1") as running:
+        root.wait_until_registered(NAME)
+
+        def active_nodes() -> object:
+            return root.registered(NAME).numbers["active_nodes"]
+
+        with nodes(WorkerNode(running, "worker-1")):
+            wait_until(lambda: active_nodes() == 1, what="the root knows of the node")
+        wait_until(lambda: active_nodes() == 0, what="the root knows that the node is lost")
+
+
 def test_operator_jobs_are_never_told_to_the_root() -> None:
     """A job that the root did not order is not reported, so that the root cannot order it deleted."""
     root = R3()
@@ -180,6 +195,7 @@ def test_refused_key_of_a_known_cluster_stays_attached() -> None:
         running.kill("manager")
         running.parts["manager"].env.pop("CLUSTER_PAIRING_KEY")
         running.start_part("manager")
+        running.wait_until_ready()
         wait_until(lambda: link(running)["connected_to_root"], what="attached as before")
         assert "CLUSTER_PAIRING_KEY that it shows" in link(running)["root"]["detail"]
         root.wait_for_reports(2)
@@ -226,6 +242,7 @@ def test_refused_cluster_says_what_to_do_and_waits(silent: bool) -> None:
             (running.folder / ".env").write_text("CLUSTER_PAIRING_KEY=eyJ.eyJ.nonsense\n")
             running.kill("manager")
             running.start_part("manager")
+            running.wait_until_ready()
             wait_until(
                 lambda: "CLUSTER_PAIRING_KEY that it shows" in link(running)["root"]["detail"], what="the advice"
             )

@@ -1,6 +1,8 @@
 """A stand-in root: a process of threads with one event loop, to be stopped, started again and to lose its database.
 
-The database outlives it; the signing key, as in the real R1, is made anew at each start.
+The database outlives it; the signing key, as in the real R1, is made anew at each start. `reports_answer` is its answer
+to every report, `next_answers` to the next ones, whatever they hold; `refuse` names the status for a report that it
+stumbles over (0: none); `list_answer` stands in for its list of clusters.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ import asyncio
 import json
 import secrets
 import threading
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -38,6 +42,9 @@ class Root:
         self.signing_key = ""
         self.calls: list[tuple[str, str, int]] = []
         self.reports_answer: int | None = None
+        self.next_answers: deque[Response] = deque()
+        self.refuse: Callable[[Any], int] = lambda _body: 0
+        self.list_answer: Response | None = None
         self.reports_delay_s = 0.0
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -92,6 +99,8 @@ class Root:
         raise NotImplementedError
 
     async def _clusters(self, request: Request) -> Response:
+        if self.list_answer:
+            return self.list_answer
         with self.data.lock:
             entries = [self.entry(cluster) for cluster in self.data.clusters.values()]
         return Response(json.dumps(entries), media_type="text/html")
@@ -100,11 +109,15 @@ class Root:
         """The root calls the cluster back within the report, and answers only then."""
         if self.reports_answer:
             return PlainTextResponse("no", self.reports_answer)
+        if self.next_answers:
+            return self.next_answers.popleft()
         await asyncio.sleep(self.reports_delay_s)
         try:
             body = json.loads(await request.body())
         except ValueError:
             return PlainTextResponse("no JSON", 400)
+        if status := self.refuse(body):
+            return PlainTextResponse("no", status)
         with self.data.lock:
             status, unknown = self.take(request.path_params["cluster_id"], body)
         cluster = next((item for item in self.data.clusters.values() if item.port), None)

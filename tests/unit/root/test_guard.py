@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from manager.core import Core
+from cluster.errors import UnavailableError
+from cluster.v1 import manager_pb2 as pb
+from cluster.v1 import root_pb2
 from manager.domain.model import InstanceKey
-from manager.domain.policy import Policy
 from manager.domain.roots import Era, Guard, LinkState, Route
-from manager.roots import ERA, GUARD, Roots
+from manager.ports import Store, StoreError
+from manager.roots import ACKNOWLEDGED, ERA, GUARD, Roots
+from manager.rpc.root_servicer import RootServicer
 from manager.store.factory import make_store
+from testbed.cores import opened
 from testbed.stores import sqlite_url
+from testbed.waiting import wait_until_async
 
 ALL = -1
 
 
+@pytest.fixture(name="store")
+def _store(tmp_path: Path) -> Store:
+    return make_store(sqlite_url(tmp_path))
+
+
 @pytest.fixture(name="roots")
-async def _roots(tmp_path: Path) -> Roots:
-    core = Core(make_store(sqlite_url(tmp_path)), Policy())
-    roots = Roots(core)
-
-    async def secure(name: str, value: str) -> None:
-        roots.save(name, value)
-
-    roots.secure = secure  # type: ignore[method-assign]
-    return roots
+async def _roots(tmp_path: Path, store: Store) -> AsyncIterator[Roots]:
+    async with opened(tmp_path, store) as core:
+        yield Roots(core)
 
 
 async def test_deletes_of_all_of_a_guarded_job_are_held(roots: Roots) -> None:
@@ -55,7 +61,57 @@ async def test_operator_keeps_the_workloads(roots: Roots) -> None:
     await roots.arm(["a", "b"])
     assert roots.guard == Guard(guarded=frozenset("b"), kept=frozenset("a"))
     assert Roots(roots._core).guard == roots.guard
-    assert roots.saved(GUARD)
+
+
+@pytest.mark.parametrize("decision", [root_pb2.ROOT_DECISION_KEEP, root_pb2.ROOT_DECISION_CONFIRM_DELETES])
+async def test_decision_that_could_not_be_saved_is_none(
+    roots: Roots, store: Store, monkeypatch: pytest.MonkeyPatch, decision: root_pb2.RootDecision.ValueType
+) -> None:
+    """The operator hears that it failed, the guard protects as before, and the history tells of no decision."""
+    core = roots._core
+    await roots.arm(["a"])
+    write, failures = store.write, [StoreError("the disk is full")]
+
+    def write_or_fail(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return write(*arguments)
+
+    monkeypatch.setattr(store, "write", write_or_fail)
+    decide: Any = RootServicer(core, roots).DecideRootDeletes
+    with pytest.raises(UnavailableError):
+        await decide(pb.DecideRootDeletesRequest(decision=decision), None)
+    await wait_until_async(lambda: not core.writer.failure and roots.guard == Guard(guarded=frozenset("a")))
+    assert roots.admit_deletes([InstanceKey("a", ALL)], "root") == []
+    kinds = {entry.event.kind for entry in core.history.after(0)}
+    assert not kinds & {"root_workloads_kept", "root_deletes_confirmed"}
+    await decide(pb.DecideRootDeletesRequest(decision=decision), None)
+    assert roots.guard.guarded == frozenset()
+
+
+async def test_guard_that_could_not_be_saved_is_not_told(roots: Roots) -> None:
+    """While the store is away the guard cannot be armed; the link tries again, and says it once it is durable."""
+    core = roots._core
+    core.writer.failure = "the disk is full"
+    with pytest.raises(UnavailableError):
+        await roots.arm(["a"])
+    assert not any(entry.event.kind == "root_lost_its_database" for entry in core.history.after(0))
+    core.writer.failure = ""
+    core.settings.pop(GUARD, None)
+    await roots.arm(["a"])
+    assert [entry.event.kind for entry in core.history.after(0)] == ["root_lost_its_database"]
+    assert roots.guard.guarded == {"a"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "7", '{"guarded": 7}', '{"newer": ["a"]}'])
+async def test_saved_values_that_cannot_be_read_end_nothing(roots: Roots, text: str) -> None:
+    """A guard, an era or a moment that another version wrote is passed over: the manager starts."""
+    core = roots._core
+    for name in (GUARD, ERA, ACKNOWLEDGED):
+        core.put_setting(name, text)
+    roots = Roots(core)
+    assert (roots.guard, roots.last_era) == (Guard(), None)
+    assert roots.acknowledged_ms == (7 if text == "7" else 0)
 
 
 async def test_root_that_deploys_a_job_knows_it(roots: Roots) -> None:
@@ -65,6 +121,15 @@ async def test_root_that_deploys_a_job_knows_it(roots: Roots) -> None:
     assert roots.guard.guarded == {"a", "b"}
     roots.note_route(Route.SERVICE, ["a"])
     assert roots.guard.guarded == {"b"}
+
+
+async def test_guard_forgets_jobs_that_are_gone(roots: Roots) -> None:
+    """What the operator deleted meanwhile waits for no decision."""
+    await roots.arm(["a", "b"])
+    roots.admit_deletes([InstanceKey("a", ALL)], "root")
+    roots.forget_job("a")
+    roots.forget_job("never known")
+    assert roots.guard == Guard(guarded=frozenset("b"))
 
 
 async def test_first_deploy_shows_the_era_and_later_ones_do_not_change_it(roots: Roots) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+
+import orjson
 import pytest
 from unit.root.recordings import load
 
-from manager.root.keys import Attempt, advice, attempts_of, claims_of, expires_at_s, renew_at_s
+from manager.root.keys import Attempt, advice, attempts_of, claims_of, expires_at_s, renew_after_s
 from standins.roots.tokens import sign
 
 
@@ -15,7 +18,7 @@ def test_expiry_is_read_from_a_recorded_key() -> None:
     claims = claims_of(key)
     assert claims["clusterName"] == "cluster-1"
     assert expires_at_s(key) == claims["exp"] == claims["iat"] + 30 * 86400
-    assert renew_at_s(key, 0) == claims["iat"] + 20 * 86400
+    assert renew_after_s(key, 0) == pytest.approx(20 * 86400)
 
 
 @pytest.mark.parametrize("text", ["", "a", "a.b.c", "a.eyJ.c", "..", "a.bnVsbA.c", "ä.ö.ü"])
@@ -23,7 +26,28 @@ def test_what_is_no_key_has_no_claims(text: str) -> None:
     """Nothing raises."""
     assert claims_of(text) == {}
     assert expires_at_s(text) is None
-    assert renew_at_s(text, 0) is None
+    assert renew_after_s(text, 0) is None
+
+
+def _token(**claims: object) -> str:
+    return f"a.{base64.urlsafe_b64encode(orjson.dumps(claims)).decode().rstrip('=')}.c"
+
+
+@pytest.mark.parametrize(
+    ("claims", "after_s"),
+    [
+        ({"iat": 1000, "exp": 1300}, 200),
+        ({"exp": 300}, 200),
+        ({"iat": "soon", "exp": 300}, None),
+        ({"iat": 1000}, None),
+        ({"iat": 1000, "exp": 1000}, None),
+        ({"iat": 1000, "exp": -5}, None),
+        ({"iat": 1000, "exp": True}, None),
+    ],
+)
+def test_renewal_follows_the_roots_clock(claims: dict[str, object], after_s: float | None) -> None:
+    """A key lives as long as its own two times say; a key that is dead at birth is no reason to ask all the time."""
+    assert renew_after_s(_token(**claims), 0) == (None if after_s is None else pytest.approx(after_s))
 
 
 def test_what_a_refused_key_says_of_itself() -> None:

@@ -51,7 +51,7 @@ async def test_what_is_no_address_is_told_and_nothing_else_happens(tmp_path: Pat
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), TypeError("another")])
 async def test_nothing_ends_the_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """Whatever goes wrong is said, and tried again after a pause."""
+    """Whatever goes wrong is said once, and tried again after a pause."""
     tries = []
 
     async def stumble(*_: Any) -> None:
@@ -60,8 +60,10 @@ async def test_nothing_ends_the_link(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(module, "handshake", stumble)
     link, roots = _link(tmp_path, system_manager_url="127.0.0.1:1", root_retry_base_s=0.01, root_retry_cap_s=0.02)
-    task = asyncio.create_task(link.run())
-    await wait_until_async(lambda: len(tries) > 2)
+    with capture_logs() as logs:
+        task = asyncio.create_task(link.run())
+        await wait_until_async(lambda: len(tries) > 2)
+    assert [entry["event"] for entry in logs].count("root link stumbled") == 1
     assert str(error) in roots.standing.detail
     assert roots.standing.state is LinkState.NEVER
     task.cancel()

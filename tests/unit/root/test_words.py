@@ -9,7 +9,7 @@ import pytest
 
 from manager.domain.model import Instance, InstanceState, Placement, Refusal
 from manager.domain.roots import Era
-from manager.root.words import R1_WORDS, R3_WORDS, job_word, status_word
+from manager.root.words import R1_WORDS, R3_WORDS, RANKED, WORDS, job_word, status_word
 from testbed.records import instance, spec
 
 ENUMS = {Era.R1: R1_WORDS, Era.R2: R3_WORDS, Era.R3: R3_WORDS}
@@ -82,3 +82,12 @@ def test_why_there_is_no_node(reasons: tuple[str, ...], word: str) -> None:
 def test_job_runs_only_where_all_that_has_not_ended_runs(words: tuple[str, ...], word: str) -> None:
     """The job's word is that of the instance furthest from RUNNING."""
     assert job_word(words) == word
+
+
+def test_every_state_has_a_word_for_each_era() -> None:
+    """A state that was added to the life cycle and not to the words would stop every report that tells of it."""
+    assert set(WORDS) == set(InstanceState)
+    for state, words in WORDS.items():
+        for era in Era:
+            assert words.of(era) in ENUMS.get(era, R3_WORDS), (state, era)
+            assert words.of(era) in RANKED, f"{words.of(era)} has no place among the words of a job"
