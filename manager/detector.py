@@ -124,7 +124,7 @@ class Detector:
         held = list(core.leases.held())
         if held and not self._held:
             hold = core.leases.hold_of(held[0])
-            bound = f" for {hold.left_s:.0f} s at most" if hold and isfinite(hold.left_s) else ""
+            bound = f" {hold.left_s:.0f} s at most" if hold and isfinite(hold.left_s) else ""
             why = f" ({hold.cause})" if hold else ""
             cause = f"{len(held)} silent nodes are waited for{bound}{why}: nothing of theirs is placed anew"
             self._given_up = 0

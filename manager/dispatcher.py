@@ -97,6 +97,8 @@ class Dispatcher:
         """Stop repeating anything of an instance."""
         for identity in tuple(self._by_key.get(key, ())):
             self._drop(identity)
+        for identity in [identity for identity in self.broken if identity[1] == key]:
+            del self.broken[identity]  # of what was to be sent once
 
     def tick(self) -> bool:
         """Repeat what is due; True where more of it is."""
@@ -156,18 +158,16 @@ class Dispatcher:
             self._postpone(identity, item, math.inf if node else LONGEST_PAUSE_S)
         elif not self._send(node, item.effect):
             self._postpone(identity, item, 0.5)
+        elif identity in self.broken:
+            self._postpone(identity, item, LONGEST_PAUSE_S)
         else:
             item.attempts += 1
             item.sent_mono_s = self._clock()
-            self._postpone(identity, item, self._pause_s(node, item))
+            self._postpone(identity, item, pause_s(node, item.effect.verb, item.attempts, self._engine_period_s))
             self.on_sent(node, item.effect)
 
-    def _pause_s(self, node: Node, item: Outstanding) -> float:
-        if item.effect.identity in self.broken:
-            return LONGEST_PAUSE_S
-        return pause_s(node, item.effect.verb, item.attempts, self._engine_period_s)
-
     def _send(self, node: Node, effect: Effect) -> bool:
+        """False where it has to wait for something; what cannot be sent at all is `broken`."""
         assert self.commander is not None
         try:
             is_sent = self.commander.send(node, effect)

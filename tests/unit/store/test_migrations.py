@@ -19,7 +19,7 @@ def _version_0() -> Document:
 def test_version_0_moves_its_specifications_into_the_table() -> None:
     """Inline copies become keys, and the record reads as it was meant."""
     document = migrations.upgraded(Kind.INSTANCE, _version_0(), 0)
-    record = codec.decode(Kind.INSTANCE, document, codec.Interner())
+    record = codec.decode(Kind.INSTANCE, document, codec.no_spec, codec.Interner())
     assert record.spec == spec(image="i")  # type: ignore[union-attr]
     assert record.current.spec == spec(image="i", ports="1")  # type: ignore[union-attr]
 
