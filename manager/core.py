@@ -15,6 +15,7 @@ from typing import Final
 from cluster.errors import NotFoundError, UnavailableError
 from cluster.payloads import ResourceEntry
 from cluster.process import LOG
+from manager.backlog import Records
 from manager.clock import CLOCK
 from manager.dispatcher import Broken, Dispatcher
 from manager.domain.aggregate import ClusterState
@@ -39,7 +40,7 @@ from manager.domain.registry import Dirty
 from manager.history import History
 from manager.ports import Clock, Kind, Quarantined, RecordId, Store, StoreRunner
 from manager.sequences import PlanSequences
-from manager.writer import Records, Writer
+from manager.writer import Writer
 
 REARM_MS: Final = 1000
 PORTION: Final = 200

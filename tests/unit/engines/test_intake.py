@@ -54,8 +54,7 @@ async def test_mistake_of_ours_costs_one_message_only(live: LiveCore, monkeypatc
         broker.inbox.put(state)
     handling.wake()
     running = [
-        asyncio.create_task(work)
-        for work in (handling.take_telemetry_forever(), handling.take_others_forever())
+        asyncio.create_task(work) for work in (handling.take_telemetry_forever(), handling.take_others_forever())
     ]
     await wait_until_async(lambda: broker.acknowledged == states)
     for task in running:

@@ -1,6 +1,5 @@
 """The cluster in memory: admission of nodes, re-checks of plans, deletions, and what a restart finds."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest

@@ -83,9 +83,7 @@ PLACED = Placement(
 STARTING = _instance(InstanceState.STARTING, "not ready: refused", current=PLACED)
 STOPPING = _instance(InstanceState.STOPPING, "deletion was requested", is_desired=False, current=PLACED)
 BLIND = replace(PLACED, state=InstanceState.UNKNOWN, deadline_ms=None)
-UNKNOWN = _instance(
-    InstanceState.UNKNOWN, "its node is not heard: nothing heard of it for 16.0 s", current=BLIND
-)
+UNKNOWN = _instance(InstanceState.UNKNOWN, "its node is not heard: nothing heard of it for 16.0 s", current=BLIND)
 STOPPED = _instance(InstanceState.STOPPED, "nothing of it is left on any node", is_desired=False)
 
 

@@ -142,7 +142,8 @@ def test_what_is_no_record_is_named(document: shapes.Document) -> None:
 def test_a_record_without_a_form_is_named(bad: Instance) -> None:
     """The one of a batch that cannot be saved is told from the others before anything is written."""
     changes = [
-        Change(kind=Kind.INSTANCE, id=name, expected=0, record=record) for name, record in (("a", instance()), ("b", bad))
+        Change(kind=Kind.INSTANCE, id=name, expected=0, record=record)
+        for name, record in (("a", instance()), ("b", bad))
     ]
     specs = {key: found for change in changes for key, found in codec.specs_of(change.record).items()}
     with pytest.raises(UnsavableError, match="the instance 'b' cannot be saved") as caught:
