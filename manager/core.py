@@ -210,6 +210,7 @@ class Core:
             match kind:
                 case Kind.NODE:
                     self.state.revert_node(name, record if isinstance(record, Node) else None)
+                    self.leases.look(name)
                 case Kind.JOB:
                     self.state.revert_job(name, record if isinstance(record, Job) else None)
                 case Kind.INSTANCE:

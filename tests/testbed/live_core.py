@@ -2,26 +2,34 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import pytest
+
+from cluster.errors import UnavailableError
 from cluster.jobs import Resources
 from cluster.nodes import Dialect, Registration
 from cluster.topics import Channel
+from manager.__main__ import CLUSTER_ID
 from manager.core import Core
 from manager.detector import Detector
+from manager.domain.events import Observed, Seen
 from manager.domain.leases import LeaseRules
 from manager.domain.model import Instance, InstanceKey, Node
 from manager.domain.policy import Policy
 from manager.jobs import Jobs
+from manager.mqtt.commander import MqttCommander
 from manager.mqtt.inbox import Inbox, Incoming
 from manager.nodes import Nodes
 from manager.reconciler import Reconciler
 from testbed.fragile_store import FragileStore
+from testbed.records import spec
 
-START_MS = 1_700_000_000_000
+START_MS: Final = 1_700_000_000_000
+CALM_TURNS: Final = 10
 
 
 class HandClock:
@@ -86,6 +94,8 @@ class LiveCore:
         self.jobs = Jobs(self.core)
         self.reconciler = Reconciler(self.core, self.detector, self.jobs)
         self.nodes = Nodes(self.core, 1883)
+        self.broker = HandBroker(self.core.counters)
+        self.core.dispatcher.commander = MqttCommander(self.broker, self.core)
         self.core.dispatcher.on_sent = self.reconciler.command_sent
 
     async def add(self, name: str, cpu: int | None = 1000, **facts: Any) -> Node:
@@ -114,6 +124,49 @@ class LiveCore:
                 self.detector.sweep()
                 self.core.commit()
 
+    async def rest(self) -> None:
+        """Wait until everything is saved and what follows from it was done."""
+        await self.core.writer.working.wait()
+        calm = 0
+        while calm < CALM_TURNS:  # whoever waits for a write goes on some turns of the loop after it
+            await asyncio.sleep(0 if calm else 0.001)
+            calm = calm + 1 if self._is_at_rest() else 0
+
+    def _is_at_rest(self) -> bool:
+        core = self.core
+        return not (core.writer.backlog or core._followed or self.detector._lost or core._follow_wanted.is_set())
+
+    async def deploy(self, *numbers: int, job_id: str = "web", **facts: Any) -> list[Instance]:
+        """Durably wanted instances of a job."""
+        wanted = [(InstanceKey(job_id, number), spec(**facts)) for number in numbers]
+        instances = self.core.state.deploy(wanted, "root", self.clock.at_ms)
+        await self.core.saved([item.key for item in instances])
+        return [self.instance(item.key) for item in instances]
+
+    async def run(self, node_id: str, *numbers: int, job_id: str = "web", **facts: Any) -> list[Instance]:
+        """Instances that run on a node, durably."""
+        await self.deploy(*numbers, job_id=job_id, **facts)
+        state, keys = self.core.state, [InstanceKey(job_id, number) for number in numbers]
+        for key in keys:
+            assert state.place(key, node_id, self.clock.at_ms) == ""
+            placed = state.instances[key]
+            event = Observed(node_id=node_id, generation=placed.generation, seen=Seen.RUNNING, actor="worker")
+            state.apply(key, event, self.clock.at_ms)
+        await self.core.saved(keys)
+        return [self.instance(key) for key in keys]
+
+    async def refuses(self, working: Awaitable[object]) -> None:
+        """The store fails under somebody, and works again."""
+        self.store.fault = "no space"
+        with pytest.raises(UnavailableError):
+            await working
+        self.store.fault = ""
+        await self.core.writer.working.wait()
+
+    def told(self, *channels: Channel) -> list[str]:
+        """The topics on which something was published, on these channels or all."""
+        return [topic_id for topic_id, channel, _ in self.broker.published if not channels or channel in channels]
+
     def instance(self, key: InstanceKey) -> Instance:
         """As memory has it."""
         return self.core.state.instances[key]
@@ -140,6 +193,8 @@ async def live_core(
         )
     ]
     try:
+        if CLUSTER_ID not in live.core.settings:
+            await live.core.put_setting(CLUSTER_ID, "c" * 24)
         yield live
     finally:
         live.store.let_go()
