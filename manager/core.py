@@ -166,6 +166,11 @@ class Core:
 
     # Saving
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether there is something to save, or to tell the scheduler."""
+        return bool(self.state.dirty or self.state.dirty_views or self.state.has_freed)
+
     def commit(self, *, awaited: Iterable[InstanceKey] = (), is_urgent: bool = False) -> asyncio.Future[None]:
         """Save what changed; the future is done when it is durable, and what is on its way of `awaited`.
 

@@ -55,7 +55,7 @@ class Detector:
             for effect in came_ready(core.state, node, core.now_ms()):
                 core.dispatcher.send_once(effect)
         core.dispatcher.repeat_for(node.id)
-        core.look_for_room()
+        core.state.has_freed = True
 
     def confirm_lost(self, references: list[str]) -> list[Node]:
         """An operator gives nodes up, all that are missed where none is named; answers them.

@@ -43,6 +43,9 @@ class Planning:
             await self._core.plan_wanted.wait()
             self._core.plan_wanted.clear()
             await self._core.writer.working.wait()
+            await asyncio.sleep(
+                0
+            )  # what changed for the better, and which promises ended, goes out before the question
             requests = self._next_requests()
             if not requests:
                 continue
@@ -86,9 +89,12 @@ class Planning:
         for keys in self._core.state.waiting.classes():
             for key in keys:
                 scouts.append(key)
-                if not self._own_exclusions(self._core.state.instances[key]):
+                if not self._is_kept_from_nodes(self._core.state.instances[key]):
                     break
         return scouts
+
+    def _is_kept_from_nodes(self, instance: Instance) -> bool:
+        return bool(self._own_exclusions(instance) or exclusions(self._core.state, instance).kinds)
 
     def _is_wanted(self, instance: Instance) -> bool:
         """Not where its node is heard again: what runs there may be this very instance."""

@@ -66,7 +66,7 @@ class Reconciler:
         except Exception:  # noqa: BLE001 - the next tick tries again, and the other parts go on
             self._core.counters["ticks_failed"] += 1
             LOG.exception("a part of the tick failed")
-        if self._core.state.dirty and not self._core.writer.failure:
+        if self._core.has_changes and not self._core.writer.failure:
             self._core.commit()
 
     def _look_now_and_then(self) -> None:
@@ -87,7 +87,7 @@ class Reconciler:
         while keys := self._core.due_alarms(self._core.now_ms(), ALARMS_AT_ONCE):
             for key in keys:
                 self._ring(key)
-            if self._core.state.dirty:
+            if self._core.has_changes:
                 self._core.commit()
             await asyncio.sleep(0)
             if self._core.writer.failure:

@@ -155,6 +155,14 @@ class LiveCore:
         await self.core.saved(keys)
         return [self.instance(key) for key in keys]
 
+    async def stop(self, key: InstanceKey) -> None:
+        """An instance is deleted, and its node says that it is gone, durably."""
+        state, node_id = self.core.state, self.instance(key).node_id
+        state.delete([key], "root", self.clock.at_ms)
+        event = Observed(node_id=node_id, generation=None, seen=Seen.STOPPED, actor="worker")
+        state.apply(key, event, self.clock.at_ms)
+        await self.core.saved([key])
+
     async def refuses(self, working: Awaitable[object]) -> None:
         """The store fails under somebody, and works again."""
         self.store.fault = "no space"
