@@ -43,9 +43,7 @@ class Planning:
             await self._core.plan_wanted.wait()
             self._core.plan_wanted.clear()
             await self._core.writer.working.wait()
-            await asyncio.sleep(
-                0
-            )  # what changed for the better, and which promises ended, goes out before the question
+            await asyncio.sleep(0)  # which promises ended, and what is free now, goes out before the question
             requests = self._next_requests()
             if not requests:
                 continue

@@ -1,4 +1,4 @@
-"""The real scheduler in the manager's own process: its servicer without sockets, its view fed by the manager's stream."""
+"""The real scheduler in the manager's process: its servicer without sockets, its view fed by the manager's stream."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
