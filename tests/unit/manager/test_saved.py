@@ -1,6 +1,7 @@
 """What is saved, ordered and counted, against a plain model of it."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -46,12 +47,14 @@ def test_a_page_is_read_while_others_come_and_go() -> None:
 def _record(kind: type[Record], name: int, word: int, version: int) -> Record:
     if kind is Instance:
         current = Placement(node_id=f"n{word}", generation=1, spec=spec(), state=STATES[0], since_ms=0)
+        leaving = replace(current, node_id=f"n{name % 3}")
         return Instance(
             key=InstanceKey(f"j{name % 2}", name),
             spec=spec(),
             is_desired=True,
             state=STATES[word],
             current=current if word else None,
+            retiring=leaving if word == 2 else None,
             version=version,
         )
     if kind is Node:
@@ -115,6 +118,12 @@ class SavedMachine(RuleBasedStateMachine):
         assert list(self.saved.node_names.after(None)) == sorted((item.name, item.id) for item in self._nodes())
         assert self.saved.states == Counter((item.node_id, item.state) for item in instances)
         assert all(self.saved.states.values())
+        for job_id in ("j0", "j1", "j2"):
+            of_job = sorted(item.key for item in instances if item.key.job_id == job_id)
+            assert [item.key for item in self.saved.of_job(job_id)] == of_job
+        for node_id in ("n0", "n1", "n2"):
+            on_node = sorted(item.key for item in instances if any(p.node_id == node_id for _, p in item.placements()))
+            assert [item.key for item in self.saved.on_node(node_id)] == on_node
 
     def _nodes(self) -> list[Node]:
         return [record for record in self.model.values() if isinstance(record, Node)]
