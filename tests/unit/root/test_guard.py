@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from manager.core import Core
 from manager.domain.model import InstanceKey
-from manager.domain.policy import Policy
 from manager.domain.roots import Era, Guard, LinkState, Route
 from manager.roots import ERA, GUARD, Roots
-from manager.store.factory import make_store
-from testbed.stores import sqlite_url
+from testbed.live_core import live_core
 
 ALL = -1
 
 
 @pytest.fixture(name="roots")
-async def _roots(tmp_path: Path) -> Roots:
-    core = Core(make_store(sqlite_url(tmp_path)), Policy())
-    roots = Roots(core)
-
-    async def secure(name: str, value: str) -> None:
-        roots.save(name, value)
-
-    roots.secure = secure  # type: ignore[method-assign]
-    return roots
+async def _roots(tmp_path: Path) -> AsyncIterator[Roots]:
+    async with live_core(tmp_path) as live:
+        yield Roots(live.core)
 
 
 async def test_deletes_of_all_of_a_guarded_job_are_held(roots: Roots) -> None:
