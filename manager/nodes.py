@@ -53,5 +53,6 @@ class Nodes:
         state.remove_node(node.id)
         core.leases.forget(node.id)
         await core.saved()
-        core.hearing.forget((node.id, *node.aliases))
+        if node.id not in state.nodes:  # it may have registered again by now
+            core.hearing.forget((node.id, *node.aliases))
         LOG.info("node removed", node_id=node.id, name=node.name, forced=is_forced)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, UnavailableError
 from cluster.process import LOG
 from manager.core import Core
 from manager.domain.engines import exclusions, named
@@ -126,6 +126,8 @@ class Planning:
         with core.sequences.plan() as plan:
             peers = {job_id: core.state.peers(job_id) for job_id in {request.key.job_id for request in requests}}
             results = await self._scheduler.plan(requests, peers, plan.number)
+            if len(results) != len(requests):
+                raise UnavailableError(f"the scheduler answered {len(results)} of {len(requests)} questions")
             plan.node_ids.update(result.node_id for result in results if result.node_id)
             await core.writer.working.wait()
             for request, result in zip(requests, results, strict=True):

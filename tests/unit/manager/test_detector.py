@@ -1,5 +1,6 @@
 """Who is late, who is lost, and what becomes of the instances there, on the real core and a real store."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -253,6 +254,21 @@ async def test_a_removal_that_was_refused_judges_nobody_by_what_was_forgotten(li
     await live.refuses(live.nodes.remove(live.core.state.nodes[node_id], is_forced=True))
     live.pass_time(1, other)
     assert live.core.state.is_ready(node_id)
+
+
+async def test_a_node_that_registers_while_its_removal_is_saved_is_heard(live: LiveCore) -> None:
+    """What is forgotten of a removed node is not what its successor of the same name has just said."""
+    node_id, other = await _nodes(live, 2)
+    live.pass_time(60, node_id, other)
+    live.store.hold()
+    removing = asyncio.create_task(live.nodes.remove(live.core.state.nodes[node_id], is_forced=False))
+    await asyncio.to_thread(live.store.has_begun.wait)
+    registration = live.core.saved_records.nodes[node_id].registration
+    registering = asyncio.create_task(live.nodes.register(registration))
+    await asyncio.sleep(0)
+    live.store.let_go()
+    await asyncio.gather(removing, registering)
+    assert live.core.hearing.last_heard_s([node_id]) == live.clock.at_s
 
 
 async def test_a_return_that_could_not_be_saved_is_heard_again(live: LiveCore) -> None:

@@ -294,6 +294,20 @@ async def test_no_request_is_lost_while_the_scheduler_is_away(desk: Desk) -> Non
     await wait_until_async(lambda: desk.states() == {S.SCHEDULED: 20})
 
 
+async def test_a_scheduler_that_answers_too_little_is_asked_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody guesses whom an answer is about, and nothing ends."""
+    await desk.live.add("n0", cpu=10_000)
+    plan = desk.scheduler.plan
+
+    async def forgetful(*asked: Any) -> list[Any]:
+        monkeypatch.undo()
+        return (await plan(*asked))[1:]
+
+    monkeypatch.setattr(desk.scheduler, "plan", forgetful)
+    await desk.live.deploy(0, 1, 2, demand=HALF)
+    await wait_until_async(lambda: desk.states() == {S.SCHEDULED: 3})
+
+
 async def test_a_plan_that_comes_while_the_store_is_away_is_carried_out_afterwards(desk: Desk) -> None:
     """Nothing is changed in between, and nothing is placed twice."""
     node = await desk.live.add("n0")
