@@ -158,16 +158,19 @@ class Dispatcher:
             self._postpone(identity, item, math.inf if node else LONGEST_PAUSE_S)
         elif not self._send(node, item.effect):
             self._postpone(identity, item, 0.5)
-        elif identity in self.broken:
-            self._postpone(identity, item, LONGEST_PAUSE_S)
         else:
             item.attempts += 1
-            item.sent_mono_s = self._clock()
-            self._postpone(identity, item, pause_s(node, item.effect.verb, item.attempts, self._engine_period_s))
-            self.on_sent(node, item.effect)
+            self._postpone(identity, item, self._pause_s(node, item))
+            if identity not in self.broken:
+                item.sent_mono_s = self._clock()
+                self.on_sent(node, item.effect)
+
+    def _pause_s(self, node: Node, item: Outstanding) -> float:
+        if item.effect.identity in self.broken:
+            return LONGEST_PAUSE_S
+        return pause_s(node, item.effect.verb, item.attempts, self._engine_period_s)
 
     def _send(self, node: Node, effect: Effect) -> bool:
-        """False where it has to wait for something; what cannot be sent at all is `broken`."""
         assert self.commander is not None
         try:
             is_sent = self.commander.send(node, effect)
