@@ -5,7 +5,7 @@ from collections import Counter
 from itertools import groupby
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.topics import Channel
@@ -130,6 +130,7 @@ def test_a_message_is_taken_once() -> None:
     assert len(post.inbox) == 0
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from([*KINDS, "take"]), st.sampled_from(["n1", "n2"]), st.integers(1, 12)), max_size=80

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import InvalidInputError, NotFoundError
@@ -199,6 +199,7 @@ async def test_a_token_that_was_not_given_out_is_refused(reader: Reader, token: 
     assert caught.value.field == "page_token"
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers()), st.integers(1, 10))
 def test_a_page_knows_whether_more_follow(items: list[int], size: int) -> None:
     """Exactly then, without looking at more than one further element."""

@@ -16,6 +16,7 @@ from testbed.records import KINDS, id_of, node, setting, spec
 STATES = (InstanceState.RUNNING, InstanceState.PENDING, InstanceState.STOPPED)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 20))), st.integers(-1, 21) | st.none())
 def test_keys_stay_in_order(changes: list[tuple[bool, int]], after: int | None) -> None:
     """Whatever comes and goes, what follows a key is all that is greater, in order, whether or not it is there."""

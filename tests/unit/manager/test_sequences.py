@@ -1,7 +1,7 @@
 """The numbers of plans: a promise ends when its plan and all before it are carried out or dropped."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import ConflictError
@@ -50,6 +50,7 @@ def test_a_plan_about_no_node_tells_nobody() -> None:
     assert (told.sequences.settled, told.nodes) == (1, [])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=40))
 def test_nothing_is_settled_before_all_that_began_earlier(ends: list[int]) -> None:
     """Plans that overlap end in any order: each node is told of once, when the number covers its plan."""

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manager.domain.model import Instance, InstanceKey, InstanceState
@@ -28,6 +28,7 @@ def _numbers(keys: list[InstanceKey]) -> list[int]:
     return [key.number for key in keys]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 4), st.sampled_from([None, S.PENDING, S.RUNNING]), st.integers(0, 2), st.booleans()),

@@ -4,7 +4,7 @@ import json
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from cluster.jobs import JobSpec
 from manager.domain.model import MAX_EVENTS, Event, Instance, InstanceState, Placement, Record
@@ -30,12 +30,14 @@ def _decoded(record: Record, document: shapes.Document | None = None) -> Record:
     return codec.decode(KINDS[type(record)], _through_json(document), find_spec, codec.Interner())
 
 
+@settings(deadline=None)
 @given(record=records())
 def test_a_record_survives_its_document(record: Record) -> None:
     """What is decoded from the JSON of a document equals the record in every field and type."""
     assert differences(_decoded(record), record) == []
 
 
+@settings(deadline=None)
 @given(record=records())
 def test_a_document_is_plain_json(record: Record) -> None:
     """The standard library's encoder, which knows no enums, dataclasses or long numbers of others, takes it."""
@@ -151,6 +153,7 @@ def test_a_record_without_a_form_is_named(bad: Instance) -> None:
     assert caught.value.record_id == (Kind.INSTANCE, "b")
 
 
+@settings(deadline=None)
 @given(record=records())
 def test_an_event_survives_its_row(record: Record) -> None:
     """What the log gives back is what was logged."""
