@@ -15,6 +15,7 @@ from typing import Final
 from cluster.errors import NotFoundError, UnavailableError
 from cluster.payloads import ResourceEntry
 from cluster.process import LOG
+from manager.backlog import Records
 from manager.clock import CLOCK
 from manager.dispatcher import Broken, Dispatcher
 from manager.domain.aggregate import ClusterState
@@ -39,7 +40,7 @@ from manager.domain.registry import Dirty
 from manager.history import History
 from manager.ports import Clock, Kind, Quarantined, RecordId, Store, StoreRunner
 from manager.sequences import PlanSequences
-from manager.writer import Records, Writer
+from manager.writer import Writer
 
 REARM_MS: Final = 1000
 PURGE_PAUSE_MS: Final = 60_000
@@ -168,6 +169,11 @@ class Core:
 
     # Saving
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether there is something to save, or to tell the scheduler."""
+        return bool(self.state.dirty or self.state.dirty_views or self.state.has_freed)
+
     def commit(self, *, awaited: Iterable[InstanceKey] = (), is_urgent: bool = False) -> asyncio.Future[None]:
         """Save what changed; the future is done when it is durable, and what is on its way of `awaited`.
 
@@ -212,6 +218,7 @@ class Core:
             match kind:
                 case Kind.NODE:
                     self.state.revert_node(name, record if isinstance(record, Node) else None)
+                    self.leases.look(name)
                 case Kind.JOB:
                     self.state.revert_job(name, record if isinstance(record, Job) else None)
                 case Kind.INSTANCE:

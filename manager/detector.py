@@ -7,7 +7,7 @@ from collections import deque
 from math import isfinite
 from typing import Final
 
-from cluster.errors import ConflictError, NotFoundError
+from cluster.errors import ClusterError, ConflictError, InvalidInputError, NotFoundError
 from cluster.nodes import Dialect
 from cluster.process import LOG
 from manager.core import Core
@@ -55,7 +55,7 @@ class Detector:
             for effect in came_ready(core.state, node, core.now_ms()):
                 core.dispatcher.send_once(effect)
         core.dispatcher.repeat_for(node.id)
-        core.look_for_room()
+        core.state.has_freed = True
 
     def confirm_lost(self, references: list[str]) -> list[Node]:
         """An operator gives nodes up, all that are missed where none is named; answers them.
@@ -86,16 +86,20 @@ class Detector:
             self._has_lost.clear()
             while self._lost:
                 await self._core.writer.working.wait()
-                self._lose_portion()
-                await asyncio.sleep(0)
+                await self._lose_portion()
 
-    def _lose_portion(self) -> None:
-        core, told = self._core, 0
+    async def _lose_portion(self) -> None:
+        """What could not be saved is told again: nobody else would do so."""
+        core, told, node_ids = self._core, 0, list[str]()
         while self._lost and told < INSTANCES_AT_ONCE:
-            node_id = self._lost.popleft()
-            told += len(core.state.on_node[node_id]) + 1
-            lose_node(core.state, node_id, core.now_ms())
-        core.commit()
+            node_ids.append(self._lost.popleft())
+            told += len(core.state.on_node[node_ids[-1]]) + 1
+            lose_node(core.state, node_ids[-1], core.now_ms())
+        try:
+            await asyncio.shield(core.commit())
+        except ClusterError as error:
+            if not isinstance(error, InvalidInputError):
+                self._lost.extend(node_ids)
 
     def _doubt(self, verdicts: list[Verdict]) -> None:
         core = self._core
@@ -124,7 +128,7 @@ class Detector:
         held = list(core.leases.held())
         if held and not self._held:
             hold = core.leases.hold_of(held[0])
-            bound = f" for {hold.left_s:.0f} s at most" if hold and isfinite(hold.left_s) else ""
+            bound = f" {hold.left_s:.0f} s at most" if hold and isfinite(hold.left_s) else ""
             why = f" ({hold.cause})" if hold else ""
             cause = f"{len(held)} silent nodes are waited for{bound}{why}: nothing of theirs is placed anew"
             self._given_up = 0

@@ -106,6 +106,8 @@ class Dispatcher:
         """Stop repeating anything of an instance."""
         for identity in tuple(self._by_key.get(key, ())):
             self._drop(identity)
+        for identity in [identity for identity in self.broken if identity[1] == key]:
+            del self.broken[identity]  # of what was to be sent once
 
     def tick(self) -> bool:
         """Repeat what is due; True where more of it is."""
@@ -170,9 +172,10 @@ class Dispatcher:
             self._postpone(identity, item, 0.5)
         else:
             item.attempts += 1
-            item.sent_mono_s = self._clock()
             self._postpone(identity, item, self._pause_s(node, item))
-            self.on_sent(node, item.effect)
+            if identity not in self.broken:
+                item.sent_mono_s = self._clock()
+                self.on_sent(node, item.effect)
 
     # Nodes that carry out one delete after the other
 

@@ -54,7 +54,7 @@ def summary(
 
 
 def _waited_for(hold: Hold, node: str) -> str:
-    bound = f"for {hold.left_s:.0f} s at most" if isfinite(hold.left_s) else "until another node is READY"
+    bound = f"{hold.left_s:.0f} s at most" if isfinite(hold.left_s) else "until another node is READY"
     return (
         f"It is not placed anew yet, because {hold.cause}: {node} is waited for {bound}, "
         f"or until `clusterctl node confirm-lost {node}`."

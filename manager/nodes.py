@@ -40,13 +40,19 @@ class Nodes:
             "cluster_id": self._core.cluster_id,
         }
 
-    def remove(self, node: Node, *, is_forced: bool) -> None:
-        """Forget a node. Raises ConflictError while it holds instances, unless forced: then they are placed anew."""
+    async def remove(self, node: Node, *, is_forced: bool) -> None:
+        """Forget a node, durably.
+
+        Raises ConflictError while it holds instances, unless forced: then they are placed anew. Or UnavailableError:
+        then it is there as before, and when it was heard is not forgotten.
+        """
         core, state = self._core, self._core.state
         if is_forced:
             for key in tuple(state.on_node[node.id]):
                 state.apply(key, NodeWasRemoved(node_id=node.id, actor="operator"), core.now_ms())
         state.remove_node(node.id)
         core.leases.forget(node.id)
-        core.hearing.forget((node.id, *node.aliases))
+        await core.saved()
+        if node.id not in state.nodes:  # it may have registered again by now
+            core.hearing.forget((node.id, *node.aliases))
         LOG.info("node removed", node_id=node.id, name=node.name, forced=is_forced)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, UnavailableError
 from cluster.process import LOG
 from manager.core import Core
 from manager.domain.engines import exclusions, named
@@ -43,6 +43,7 @@ class Planning:
             await self._core.plan_wanted.wait()
             self._core.plan_wanted.clear()
             await self._core.writer.working.wait()
+            await asyncio.sleep(0)  # which promises ended, and what is free now, goes out before the question
             requests = self._next_requests()
             if not requests:
                 continue
@@ -86,9 +87,12 @@ class Planning:
         for keys in self._core.state.waiting.classes():
             for key in keys:
                 scouts.append(key)
-                if not self._own_exclusions(self._core.state.instances[key]):
+                if not self._is_kept_from_nodes(self._core.state.instances[key]):
                     break
         return scouts
+
+    def _is_kept_from_nodes(self, instance: Instance) -> bool:
+        return bool(self._own_exclusions(instance) or exclusions(self._core.state, instance).kinds)
 
     def _is_wanted(self, instance: Instance) -> bool:
         """Not where its node is heard again: what runs there may be this very instance."""
@@ -122,6 +126,8 @@ class Planning:
         with core.sequences.plan() as plan:
             peers = {job_id: core.state.peers(job_id) for job_id in {request.key.job_id for request in requests}}
             results = await self._scheduler.plan(requests, peers, plan.number)
+            if len(results) != len(requests):
+                raise UnavailableError(f"the scheduler answered {len(results)} of {len(requests)} questions")
             plan.node_ids.update(result.node_id for result in results if result.node_id)
             await core.writer.working.wait()
             for request, result in zip(requests, results, strict=True):

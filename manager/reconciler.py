@@ -10,10 +10,12 @@ from cluster.nodes import Dialect
 from cluster.process import LOG
 from manager.core import HEARD_UNTIL, Core
 from manager.detector import Detector
-from manager.domain.effects import Effect, Verb
+from manager.dispatcher import Identity
+from manager.domain.effects import Effect, Verb, effects_of
 from manager.domain.events import Observed, Seen
 from manager.domain.model import InstanceKey, Node
 from manager.domain.reconciliation import Rung, lose_removed_nodes, restore_lost_jobs, ring
+from manager.domain.waiting import is_waiting
 from manager.jobs import Jobs
 from manager.ports import Kind
 
@@ -30,7 +32,7 @@ class Reconciler:
         self._core = core
         self._detector = detector
         self._jobs = jobs
-        self._silent_stops: dict[tuple[InstanceKey, int], tuple[int, str]] = {}
+        self._unanswered: dict[Identity, tuple[int, Effect]] = {}
         self._look_at_s = 0.0
         self._heard_at_s = 0.0
 
@@ -45,7 +47,7 @@ class Reconciler:
                 continue
             for part in (
                 self._detector.sweep,
-                self._close_silent_stops,
+                self._assume_due,
                 self._jobs.advance_due,
                 self._look_now_and_then,
             ):
@@ -71,7 +73,7 @@ class Reconciler:
         except Exception:  # noqa: BLE001 - the next tick tries again, and the other parts go on
             self._core.counters["ticks_failed"] += 1
             LOG.exception("a part of the tick failed")
-        if self._core.state.dirty and not self._core.writer.failure:
+        if self._core.has_changes and not self._core.writer.failure:
             self._core.commit()
         self._core.flush_views()
 
@@ -93,7 +95,7 @@ class Reconciler:
         while keys := self._core.due_alarms(self._core.now_ms(), ALARMS_AT_ONCE):
             for key in keys:
                 self._ring(key)
-            if self._core.state.dirty:
+            if self._core.has_changes:
                 self._core.commit()
             await asyncio.sleep(0)
             if self._core.writer.failure:
@@ -108,8 +110,8 @@ class Reconciler:
             LOG.exception("an alarm failed", instance=str(key))
         if rung is Rung.WANTS_NODE:
             self._core.want_plan(key)
-        elif rung is Rung.NOTHING:
-            self._core.rearm(key)
+        if rung is Rung.NOTHING or is_waiting(self._core.state.instances.get(key)):
+            self._core.rearm(key)  # a refusal that repeats is no change, and would set no alarm for the next fence
 
     # Nodes that never report
 
@@ -118,29 +120,32 @@ class Reconciler:
         self._core.counters[f"commands_{effect.verb}"] += 1
         if node.registration.dialect is not Dialect.SEED or node.has_reported:
             return
-        if effect.verb is Verb.DEPLOY:
-            detail = "the command was sent; this node has never reported a state"
-            self._assume(effect, Seen.STARTING, detail)
-        else:
-            over_ms = self._core.now_ms() + int(effect.spec.stop_grace_s * 1000)
-            self._silent_stops[effect.key, effect.generation] = (over_ms, node.id)
+        is_start = effect.verb is Verb.DEPLOY
+        wait_ms = 0 if is_start else int(effect.spec.stop_grace_s * 1000)
+        self._unanswered[effect.identity] = (self._core.now_ms() + wait_ms, effect)
+        if is_start:
+            self._assume(effect)
+            self._core.commit()
 
-    def _close_silent_stops(self) -> None:
+    def _assume_due(self) -> None:
+        """Until it is saved: the store may fail just then."""
         at_ms = self._core.now_ms()
-        for (key, generation), (over_ms, node_id) in tuple(self._silent_stops.items()):
-            if over_ms > at_ms:
-                continue
-            del self._silent_stops[key, generation]
-            if key in self._core.state.instances:
-                detail = "the stop grace is over; this node has never reported a state"
-                event = Observed(
-                    node_id=node_id, generation=generation, seen=Seen.STOPPED, actor="manager", detail=detail
-                )
-                self._core.state.apply(key, event, at_ms)
+        for identity, (due_ms, effect) in tuple(self._unanswered.items()):
+            saved = self._core.saved_records.instances.get(effect.key)
+            if saved is None or identity not in {item.identity for item in effects_of(saved)}:
+                del self._unanswered[identity]
+            elif due_ms <= at_ms:
+                self._assume(effect)
 
-    def _assume(self, effect: Effect, seen: Seen, detail: str) -> None:
+    def _assume(self, effect: Effect) -> None:
+        is_start = effect.verb is Verb.DEPLOY
+        what = "the command was sent" if is_start else "the stop grace is over"
         event = Observed(
-            node_id=effect.node_id, generation=effect.generation, seen=seen, actor="manager", detail=detail
+            node_id=effect.node_id,
+            generation=effect.generation,
+            seen=Seen.STARTING if is_start else Seen.STOPPED,
+            actor="manager",
+            detail=f"{what}; this node has never reported a state",
         )
-        self._core.state.apply(effect.key, event, self._core.now_ms())
-        self._core.commit()
+        if effect.key in self._core.state.instances:
+            self._core.state.apply(effect.key, event, self._core.now_ms())

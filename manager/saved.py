@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import Any, Generic, TypeVar
 
 from manager.domain.model import Instance, InstanceKey, InstanceState, Job, Node, Record, Setting
@@ -47,6 +48,7 @@ class Saved:
         self.job_ids: Ordered[str] = Ordered()
         self.node_names: Ordered[tuple[str, str]] = Ordered()
         self.states: Counter[tuple[str, InstanceState]] = Counter()
+        self._on_node: defaultdict[str, set[InstanceKey]] = defaultdict(set)
 
     def load(self, contents: Contents) -> None:
         """Begin with what the store holds."""
@@ -64,6 +66,18 @@ class Saved:
         self.job_ids = Ordered(self.jobs)
         self.node_names = Ordered((node.name, node.id) for node in contents.nodes)
         self.states = Counter((item.node_id, item.state) for item in contents.instances)
+        for item in contents.instances:
+            for _, placement in item.placements():
+                self._on_node[placement.node_id].add(item.key)
+
+    def of_job(self, job_id: str) -> Iterator[Instance]:
+        """The instances of a job, by number."""
+        keys = self.instance_keys.after(InstanceKey(job_id, -1))
+        return (self.instances[key] for key in takewhile(lambda key: key.job_id == job_id, keys))
+
+    def on_node(self, node_id: str) -> list[Instance]:
+        """The instances with a placement on a node, in order."""
+        return [self.instances[key] for key in sorted(self._on_node.get(node_id, ()))]
 
     def get(self, record_id: RecordId) -> Record | None:
         """A saved record; None where there is none."""
@@ -94,8 +108,14 @@ class Saved:
             self.states[old.node_id, old.state] -= 1
             if not self.states[old.node_id, old.state]:
                 del self.states[old.node_id, old.state]
+            for _, placement in old.placements():
+                self._on_node[placement.node_id].discard(old.key)
+                if not self._on_node[placement.node_id]:
+                    del self._on_node[placement.node_id]
         if new is not None:
             self.states[new.node_id, new.state] += 1
+            for _, placement in new.placements():
+                self._on_node[placement.node_id].add(new.key)
             self.instances[new.key] = new
             if old is None:
                 self.instance_keys.add(new.key)

@@ -10,17 +10,16 @@ anew: history, watchers, queues and counters never held anything that was not sa
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from cluster.errors import ClusterError, InvalidInputError, StaleWriteError, UnavailableError
 from cluster.process import LOG
-from manager.domain.model import Logged, Record
+from manager.backlog import Backlog, Batch, Records, Ticket, change_of
+from manager.domain.model import Logged
 from manager.ports import (
-    Change,
     Contents,
     RecordId,
     Store,
@@ -33,10 +32,8 @@ from manager.ports import (
 from manager.saved import Saved
 
 Result = TypeVar("Result")
-Records = Mapping[RecordId, Record | None]
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 5.0
-MAX_BATCH: Final = 500
 
 
 class StoreThread:
@@ -54,49 +51,6 @@ class StoreThread:
         self._executor.shutdown()
 
 
-@dataclass(eq=False)
-class Ticket:
-    """One submission: its records, its events, and the future of whoever waits for it."""
-
-    ids: frozenset[RecordId]
-    events: Sequence[Logged]
-    saved: asyncio.Future[None]
-    is_taken: bool = False
-
-    def fail(self, error: ClusterError) -> None:
-        """Tell whoever waits."""
-        if not self.saved.done():
-            self.saved.set_exception(error)
-            self.saved.exception()  # marks it retrieved: nobody may be waiting
-
-    def succeed(self) -> None:
-        """It is durable."""
-        if not self.saved.done():
-            self.saved.set_result(None)
-
-
-@dataclass
-class Batch:
-    """What one write saves."""
-
-    tickets: list[Ticket] = field(default_factory=list)
-    records: dict[RecordId, Record | None] = field(default_factory=dict)
-
-    def changes(self, saved: Saved) -> list[Change]:
-        """The compare-and-sets; what came and went before it was ever saved is none."""
-        pairs = [(record_id, record, saved.get(record_id)) for record_id, record in self.records.items()]
-        return [
-            _change(record_id, record, before)
-            for record_id, record, before in pairs
-            if record is not None or before is not None
-        ]
-
-    @property
-    def events(self) -> list[Logged]:
-        """The events of its tickets, in order."""
-        return [logged for ticket in self.tickets for logged in ticket.events]
-
-
 class Writer:
     """`on_revert` is told what memory has to go back to, `on_saved` of events that became durable."""
 
@@ -112,11 +66,7 @@ class Writer:
         self._on_saved = on_saved
         self._runner = runner or StoreThread()
         self.saved = Saved()
-        self._urgent: deque[Ticket] = deque()
-        self._normal: deque[Ticket] = deque()
-        self._pending: dict[RecordId, Record | None] = {}
-        self._waiting: dict[RecordId, list[Ticket]] = {}
-        self._writing: Batch | None = None
+        self._backlog = Backlog()
         self._wake = asyncio.Event()
         self._is_stopping = False
         self.failure = "the store was not opened yet"
@@ -179,31 +129,16 @@ class Writer:
         somebody waits for the answer, so it overtakes what does not matter to anybody right now.
         """
         if self.failure:
+            self._revert(records)
             return _failed(self._away())
-        self._pending.update(records)
-        awaited = set(awaited)
-        is_barrier = not records and not awaited
-        ids = {*records, *(self._waiting if is_barrier else awaited & self._waiting.keys())}
-        ticket = Ticket(frozenset(ids), events, asyncio.get_running_loop().create_future())
-        if ids:
-            self._queue(ticket, self._urgent if is_urgent else self._normal)
-        elif self._writing and (is_barrier or awaited & self._writing.records.keys()):
-            ticket.ids = frozenset(self._writing.records)
-            self._writing.tickets.append(ticket)
-        else:
-            ticket.succeed()
-        return ticket.saved
-
-    def _queue(self, ticket: Ticket, lane: deque[Ticket]) -> None:
-        for record_id in ticket.ids:
-            self._waiting.setdefault(record_id, []).append(ticket)
-        lane.append(ticket)
+        saved = self._backlog.add(records, events, awaited, is_urgent=is_urgent)
         self._wake.set()
+        return saved
 
     @property
     def backlog(self) -> int:
         """How many records are on their way."""
-        return len(self._waiting) + (len(self._writing.records) if self._writing else 0)
+        return len(self._backlog)
 
     # Writing
 
@@ -214,7 +149,7 @@ class Writer:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while self._urgent or self._normal:
+                while self._backlog.has_more:
                     step = asyncio.ensure_future(self._write_next())
                     await asyncio.shield(step)
         finally:
@@ -226,122 +161,69 @@ class Writer:
             await self._drain()
 
     async def _drain(self) -> None:
-        while (self._urgent or self._normal) and not self.failure:
+        while self._backlog.has_more and not self.failure:
             await self._write_next()
-        self._refuse_all(UnavailableError("the manager is stopping; repeat the call"))
+        self.failure = self.failure or "the manager is stopping"
+        self._revert(self._backlog.refuse_all(self._away()))
         await self._runner.call(self._store.close)
         self._runner.close()
 
-    def _take(self) -> Batch:
-        """Urgent tickets, then others, until there are enough; whatever shares a record goes together."""
-        batch = Batch()
-        for lane in (self._urgent, self._normal):
-            while lane and len(batch.records) < MAX_BATCH:
-                self._take_ticket(lane.popleft(), batch)
-        return batch
-
-    def _take_ticket(self, first: Ticket, batch: Batch) -> None:
-        """A newer version of a record holds the changes of whoever submitted it: he is answered by the same write."""
-        tickets = [first]
-        while tickets:
-            ticket = tickets.pop()
-            if ticket.is_taken:
-                continue
-            ticket.is_taken = True
-            batch.tickets.append(ticket)
-            for record_id in ticket.ids:
-                tickets += self._waiting.pop(record_id, ())
-                if record_id in self._pending:
-                    batch.records[record_id] = self._pending.pop(record_id)
-
     async def _write_next(self) -> None:
-        batch = self._writing = self._take()
-        changes, events = batch.changes(self.saved), batch.events
+        batch = self._backlog.take()
         try:
-            conflicts = await self._runner.call(lambda: self._store.write(changes, events)) if changes or events else []
+            await self._write(batch)
         except UnsavableError as error:
-            self._leave_out(batch, error)
-        except StoreError as error:
-            self._fail(batch, str(error))
+            LOG.error("record cannot be saved", error=str(error))
+            self._revert(self._backlog.leave_out(batch, error.record_id, InvalidInputError(str(error))))
+        except Exception as error:  # noqa: BLE001 - whatever a write stumbles over must not end the process
+            self._fail(batch, error)
             if not self._is_stopping:
                 await self._recover(batch)
-        else:
-            await self._settle(batch, changes, conflicts)
+
+    async def _write(self, batch: Batch) -> None:
+        changes, events = batch.changes(self.saved), batch.logged
+        try:
+            conflicts = await self._runner.call(lambda: self._store.write(changes, events)) if changes or events else []
         finally:
-            self._writing = None
-
-    def _leave_out(self, batch: Batch, error: UnsavableError) -> None:
-        """One record cannot be saved: whoever touched it is refused, all others are written without it."""
-        LOG.error("record cannot be saved", error=str(error))
-        bad = [ticket for ticket in batch.tickets if error.record_id in ticket.ids]
-        others = [ticket for ticket in batch.tickets if error.record_id not in ticket.ids]
-        touched = {record_id for ticket in bad for record_id in ticket.ids}
-        self._refuse(bad, InvalidInputError(str(error)))
-        self._revert(touched)
-        for ticket in others:
-            ticket.is_taken = False
-            for record_id in ticket.ids - touched:
-                if record_id in batch.records:
-                    self._pending.setdefault(record_id, batch.records[record_id])
-            self._queue(ticket, self._urgent)
-
-    async def _settle(self, batch: Batch, changes: list[Change], conflicts: list[Change]) -> None:
+            self._backlog.writing = None
         lost = {(change.kind, change.id) for change in conflicts}
         for change in changes:
             if (change.kind, change.id) not in lost:
                 self.saved.put((change.kind, change.id), change.record)
-        refused = [ticket for ticket in batch.tickets if lost & ticket.ids]
         done = [ticket for ticket in batch.tickets if not lost & ticket.ids]
         self._on_saved([logged for ticket in done for logged in ticket.events])
-        for ticket in done:
-            ticket.succeed()
-        if refused:
-            await self._yield_to_others(refused, lost)
+        self._backlog.answer(done)
+        if lost:
+            await self._yield_to_others([ticket for ticket in batch.tickets if lost & ticket.ids], lost)
 
     async def _yield_to_others(self, refused: list[Ticket], lost: set[RecordId]) -> None:
         """Another process changed records: theirs is taken over, and only who touched these is refused."""
         names = ", ".join(sorted(f"{kind} {name}" for kind, name in lost)[:5])
         LOG.error("records were changed by another process", records=names)
-        self._refuse(refused, StaleWriteError(f"changed by another process: {names}; repeat the call"))
         found = await self._runner.call(lambda: self._store.read(list(lost)))
         for record_id in lost:
             self.saved.put(record_id, found.get(record_id))
-        self._revert({*lost, *(record_id for ticket in refused for record_id in ticket.ids)})
+        error = StaleWriteError(f"changed by another process: {names}; repeat the call")
+        self._revert(self._backlog.refuse(refused, error))
 
     # Failing
 
     def _away(self) -> UnavailableError:
         return UnavailableError(f"the store does not work: {self.failure}; repeat the call later")
 
-    def _fail(self, batch: Batch, failure: str) -> None:
+    def _fail(self, batch: Batch, error: Exception) -> None:
         """Everybody who waits is told, and memory goes back to what is saved."""
-        LOG.error("store failed", error=failure, waiting=len(batch.records) + len(self._pending))
-        self.failure = failure
+        if not isinstance(error, StoreError):
+            LOG.exception("a write failed as no write should")
+        self.failure = str(error) or type(error).__name__
         self.working.clear()
-        touched = {*batch.records, *self._pending}
-        for ticket in batch.tickets:
-            ticket.fail(self._away())
-        self._refuse_all(self._away())
-        self._revert(touched)
-
-    def _refuse_all(self, error: ClusterError) -> None:
-        self._refuse([*self._urgent, *self._normal], error)
-        self._urgent.clear()
-        self._normal.clear()
-
-    def _refuse(self, tickets: Iterable[Ticket], error: ClusterError) -> None:
-        """Refuse tickets, and whoever built on their records."""
-        queue = list(tickets)
-        while queue:
-            ticket = queue.pop()
-            ticket.is_taken = True
-            ticket.fail(error)
-            for record_id in ticket.ids:
-                self._pending.pop(record_id, None)
-                queue += self._waiting.pop(record_id, ())
+        LOG.error("store failed", error=self.failure, waiting=len(batch.records) + len(self._backlog))
+        refused = self._backlog.refuse(batch.tickets, self._away()) | self._backlog.refuse_all(self._away())
+        self._revert(refused)
 
     def _revert(self, record_ids: Iterable[RecordId]) -> None:
-        self._on_revert({record_id: self.saved.get(record_id) for record_id in record_ids})
+        if found := {record_id: self.saved.get(record_id) for record_id in record_ids}:
+            self._on_revert(found)
 
     async def _recover(self, batch: Batch) -> None:
         """Try until the store works; a refused write that it carried out after all is taken back first."""
@@ -352,8 +234,8 @@ class Writer:
             try:
                 await self._runner.call(self._reopen)
                 await self._take_back(batch)
-            except StoreError as error:
-                self.failure = str(error)
+            except Exception as error:  # noqa: BLE001 - it is shown, and tried again
+                self.failure = str(error) or type(error).__name__
             else:
                 self._works()
         LOG.info("store works again")
@@ -368,13 +250,13 @@ class Writer:
         undone = []
         for record_id, attempted in batch.records.items():
             there, before = found.get(record_id), self.saved.get(record_id)
-            if _version(there) == _version(before):
+            if there == before:
                 continue
-            if _version(there) != _version(attempted):
+            if there != attempted:
                 self.saved.put(record_id, there)  # somebody else's: it is taken over
                 continue
-            back = replace(before, version=_version(there) + 1) if before else None
-            undone.append(_change(record_id, back, there))
+            back = replace(before, version=(there.version if there else 0) + 1) if before else None
+            undone.append(change_of(record_id, back, there))
         conflicts = await self._runner.call(lambda: self._store.write(undone)) if undone else []
         if conflicts:
             raise StoreError(f"{conflicts[0].kind} {conflicts[0].id} is being changed by another process")
@@ -385,23 +267,8 @@ class Writer:
         self._revert(batch.records)
 
 
-def _change(record_id: RecordId, record: Record | None, before: Record | None) -> Change:
-    kind, name = record_id
-    return Change(kind=kind, id=name, expected=_version(before), record=record, before=before)
-
-
-def _version(record: Record | None) -> int:
-    return record.version if record else 0
-
-
 def _failed(error: ClusterError) -> asyncio.Future[None]:
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     future.set_exception(error)
     future.exception()  # marks it retrieved: nobody may be waiting
-    return future
-
-
-def _done() -> asyncio.Future[None]:
-    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    future.set_result(None)
     return future

@@ -8,6 +8,7 @@ tell up to when everything was received, and a working session from a dead one t
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 import time
 from collections import Counter
@@ -55,6 +56,7 @@ class Bridge:
         self._version = MQTTProtocolVersion.MQTTv5
         self._client = self._make_client()
         self._echo_topic = f"manager/{client_id}/echo"
+        self._echo_word = secrets.token_hex(8).encode()
         self._connected_mono_s = 0.0
         self._has_echoed = False
         self._is_over = threading.Event()
@@ -110,7 +112,10 @@ class Bridge:
         """Echo to ourselves, whatever the loop is doing."""
         while not self._is_over.wait(ECHO_PERIOD_S):
             if self.is_connected:
-                self._client.publish(self._echo_topic, repr(time.monotonic()), qos=0)
+                self._client.publish(self._echo_topic, self._echo_payload(), qos=0)
+
+    def _echo_payload(self) -> bytes:
+        return b"%b %r" % (self._echo_word, time.monotonic())
 
     async def _watch(self) -> None:
         """A session whose echoes stay away is torn down; paho then connects anew."""
@@ -173,8 +178,13 @@ class Bridge:
             self._call(self._wake)
 
     def _echoed(self, payload: bytes) -> None:
+        """Another process's clock, which a broker may have kept, or anybody's words must judge nobody."""
+        word, _, sent_s = payload.partition(b" ")
+        if word != self._echo_word:
+            self._pass_over("foreign", self._echo_topic)
+            return
         self._has_echoed = True
-        self._hearing.echoed(float(payload))
+        self._hearing.echoed(float(sent_s))
 
     def _note(self, topic_id: str, channel: Channel, now: float) -> None:
         """A sign of life; not what the broker may have kept for us from whenever, which comes before the first echo."""

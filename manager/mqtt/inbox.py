@@ -15,7 +15,7 @@ from typing import Final
 from cluster.topics import Channel
 
 LISTS_KEPT: Final = 8
-MOST_NODES: Final = 200_000
+MOST_KEPT: Final = 200_000
 _INVENTORY: Final = b'{"inventory"'
 _Key = tuple[Channel, str, int]
 
@@ -46,8 +46,8 @@ class Inbox:
     def put(self, incoming: Incoming) -> None:
         """Keep a message, in place of what it supersedes."""
         with self._lock:
-            if len(self._telemetry) + len(self._lists) > MOST_NODES and incoming.channel is not Channel.STATE:
-                self._counters["mqtt_dropped"] += 1  # more ids than any cluster has nodes: somebody makes them up
+            if len(self) >= MOST_KEPT and incoming.channel is not Channel.STATE:
+                self._counters["mqtt_dropped"] += 1  # more than any cluster's nodes send: somebody makes ids up
             elif incoming.channel is Channel.INFORMATION:
                 is_newer = self._telemetry.pop(incoming.topic_id, None) is not None
                 self._counters["mqtt_telemetry_superseded"] += is_newer

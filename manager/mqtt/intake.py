@@ -72,7 +72,7 @@ class Intake:
             except Exception as error:  # noqa: BLE001 - anybody may send anything: no message ends the manager
                 self._stumble(message, error)
         self._core.counters["mqtt_telemetry"] += len(messages)
-        if self._core.state.dirty:
+        if self._core.has_changes:
             self._core.commit()
 
     def _on_information(self, message: Incoming) -> None:
@@ -167,7 +167,7 @@ class Intake:
                 self._stumble(message, error)
         to_send = self._to_send.copy()
         touched |= {effect.key for effect in to_send}
-        if touched or self._core.state.dirty:
+        if touched or self._core.has_changes:
             try:
                 await asyncio.shield(self._core.commit(awaited=touched))
             except ClusterError:

@@ -130,8 +130,7 @@ class OperationsServicer(manager_pb2_grpc.ManagerServiceServicer):
         is_alive = state in (NodeState.READY, NodeState.SUSPECT) and not has_left
         if is_alive and not request.is_forced:
             raise ConflictError(f"node {node.name} is {state}: stop its worker first, or use force", field="node")
-        self._nodes.remove(node, is_forced=request.is_forced)
-        await self._core.saved()
+        await self._nodes.remove(node, is_forced=request.is_forced)
         return pb.RemoveNodeResponse()
 
 

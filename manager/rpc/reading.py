@@ -97,11 +97,7 @@ class Reader:
 
     def job(self, job: Job) -> job_pb2.Job:
         """A job with the sum of its instances."""
-        return job_to_proto(job, map(self._shown, self._instances_of(job.id)))
-
-    def _instances_of(self, job_id: str) -> list[Instance]:
-        keys = (InstanceKey(job_id, number) for number in sorted(self._core.state.of_job.get(job_id, {})))
-        return [self._saved.instances[key] for key in keys if key in self._saved.instances]
+        return job_to_proto(job, map(self._shown, self._saved.of_job(job.id)))
 
     def jobs(self, request: manager_pb2.ListJobsRequest) -> manager_pb2.ListJobsResponse:
         """A page of jobs by id."""
@@ -127,7 +123,7 @@ class Reader:
     def get_job(self, request: manager_pb2.GetJobRequest) -> manager_pb2.GetJobResponse:
         """One job with its instances."""
         job = self.find_job(request.job)
-        return manager_pb2.GetJobResponse(job=self.job(job), instances=map(self.instance, self._instances_of(job.id)))
+        return manager_pb2.GetJobResponse(job=self.job(job), instances=map(self.instance, self._saved.of_job(job.id)))
 
     # Instances
 
@@ -175,12 +171,10 @@ class Reader:
         after = _instance_token(request.page_token)
         if request.job_id:
             first = after if after and after.job_id == request.job_id else None
-            instances = self._instances_of(request.job_id)
-            return [item for item in instances if first is None or item.key > first]
+            return (item for item in self._saved.of_job(request.job_id) if first is None or item.key > first)
         if request.node:
-            held = self._core.state.on_node[self._core.state.get_node(request.node).id]
-            keys = sorted(key for key in held if after is None or key > after)
-            return [self._saved.instances[key] for key in keys if key in self._saved.instances]
+            held = self._saved.on_node(self._core.state.get_node(request.node).id)
+            return [item for item in held if after is None or item.key > after]
         return (self._saved.instances[key] for key in self._saved.instance_keys.after(after))
 
     def _instance_filter(self, request: manager_pb2.ListInstancesRequest) -> Callable[[Instance], bool]:

@@ -60,8 +60,13 @@ def _key(spec: Any, table: Document) -> str:
     return key
 
 
-def _specifications_and_history_out_of_the_document(_kind: Kind, document: Document) -> Document:
-    """1 → 2: the adapters move a document's own table and its longer history out; it can be read as it is."""
+def _specifications_and_history_out_of_the_document(kind: Kind, document: Document) -> Document:
+    """1 → 2: the adapters move a document's own table and its longer history out; the rest can be read as it is.
+
+    That a node is late is not saved any more: one that was had been READY, and counts as that where it is judged.
+    """
+    if kind is Kind.NODE and document.get("state") == "SUSPECT":
+        return {**document, "state": "READY"}
     return document
 
 

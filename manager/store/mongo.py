@@ -72,7 +72,6 @@ class MongoStore:
         self._names = (f"{self._alias[6:18]}-{number}" for number in itertools.count())
         self._database: Database[dict[str, Any]] | None = None
         self._library = SpecLibrary()
-        self._unused: list[str] = []
 
     def open(self) -> None:
         """Connect, make indexes, migrate. Raises StoreError."""
@@ -98,9 +97,8 @@ class MongoStore:
                     contents.add(kind, item["_id"], item["document"], upgrade)
             self._set_aside(contents.unreadable)
             loaded = contents.build([_quarantined(item) for item in self._quarantine().find().sort("_id")])
-            used = self._library.count((*loaded.nodes, *loaded.jobs, *loaded.instances))
             aside = "".join(item.document for item in loaded.quarantined)
-            self._unused = [key for key in specs if key not in used and key not in aside]
+            self._library.count((*loaded.nodes, *loaded.jobs, *loaded.instances), specs, aside)
         return loaded
 
     def read(self, ids: Sequence[RecordId]) -> dict[RecordId, Record]:
@@ -126,14 +124,16 @@ class MongoStore:
             codec.text_of(change)
         fresh = self._library.fresh(change.record for change in changes)
         codec.spec_texts(fresh, changes)
-        with self._failures_told():
+        with self._doubted(), self._failures_told():
             self._write_specs(fresh)
             for run in _runs(self._named(change) for change in changes):
                 conflicts += [item.change for item in self._write_run(run)]
             self._write_events(changes, events)
         lost = {(change.kind, change.id) for change in conflicts}
         held = [change for change in changes if (change.kind, change.id) not in lost]
-        self._unused = self._library.replaced((change.before, change.record) for change in held)
+        self._library.replaced((change.before, change.record) for change in held)
+        if conflicts:
+            self._library.doubt()  # others write here too, and use what nothing of ours does
         return conflicts
 
     def events(self, subject: str) -> list[Event]:
@@ -148,8 +148,7 @@ class MongoStore:
             self._quarantine().delete_one({"_id": f"{kind.value}:{record_id}"})
 
     def _write_specs(self, fresh: Mapping[str, JobSpec]) -> None:
-        unused = [key for key in self._unused if key not in fresh and not self._library.is_used(key)]
-        if unused:
+        if unused := self._library.unused(fresh):
             self._specs().delete_many({"_id": {"$in": unused}})
         if fresh:
             self._specs().bulk_write([_spec_operation(key, spec) for key, spec in fresh.items()])
@@ -273,6 +272,14 @@ class MongoStore:
         if removals:
             _purge(collection, removals)
         return conflicts
+
+    @contextlib.contextmanager
+    def _doubted(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._library.doubt()
+            raise
 
     @contextlib.contextmanager
     def _failures_told(self) -> Iterator[None]:

@@ -68,7 +68,6 @@ class SqliteStore:
         self._mutex = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._library = SpecLibrary()
-        self._unused: list[str] = []
 
     def open(self) -> None:
         """Make folder and file, own them, migrate. Raises StoreLockedError or StoreError."""
@@ -96,9 +95,8 @@ class SqliteStore:
             with _transaction(connection):
                 _set_aside(connection, contents.unreadable)
             found = contents.build([_quarantined(row) for row in connection.execute(_ASIDE)])
-            used = self._library.count((*found.nodes, *found.jobs, *found.instances))
             aside = "".join(item.document for item in found.quarantined)
-            self._unused = [key for key in specs if key not in used and key not in aside]
+            self._library.count((*found.nodes, *found.jobs, *found.instances), specs, aside)
         return found
 
     def read(self, ids: Sequence[RecordId]) -> dict[RecordId, Record]:
@@ -119,16 +117,15 @@ class SqliteStore:
             return []
         with self._mutex:
             specs = self._library.fresh(change.record for change in changes)
-            unused = [(key,) for key in self._unused if key not in specs and not self._library.is_used(key)]
             texts = [codec.text_of(change) for change in changes]
             spec_rows = codec.spec_texts(specs, changes)
-            with self._transaction() as connection:
-                connection.executemany(_DROP_SPEC, unused)
+            with self._doubted(), self._transaction() as connection:
+                connection.executemany(_DROP_SPEC, [(key,) for key in self._library.unused(specs)])
                 connection.executemany(_SPEC, spec_rows)
                 counts = [_apply(connection, change, text) for change, text in zip(changes, texts, strict=True)]
                 connection.executemany(_EVENT, [_event_row(logged) for logged in events])
             held = [change for change, count in zip(changes, counts, strict=True) if count]
-            self._unused = self._library.replaced((change.before, change.record) for change in held)
+            self._library.replaced((change.before, change.record) for change in held)
         return [change for change, count in zip(changes, counts, strict=True) if not count]
 
     def events(self, subject: str) -> list[Event]:
@@ -180,6 +177,14 @@ class SqliteStore:
             connection = self._connected()
             with _transaction(connection):
                 yield connection
+
+    @contextlib.contextmanager
+    def _doubted(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._library.doubt()
+            raise
 
     @contextlib.contextmanager
     def _failures_told(self) -> Iterator[None]:

@@ -41,7 +41,8 @@ class Life:
     def __init__(self, **facts: Any) -> None:
         event = Event(at_ms=START_MS, actor="root", kind="requested", state=S.REQUESTED, cause="it was requested")
         self.now_ms = START_MS
-        self.instance = Instance(key=KEY, spec=spec(**facts), is_desired=True, state=S.REQUESTED, events=(event,))
+        self.instance = Instance(key=KEY, spec=spec(**facts), is_desired=True, state=S.REQUESTED)
+        self.instance = self.instance.recorded(event)
 
     @property
     def state(self) -> InstanceState:
@@ -80,10 +81,10 @@ class Life:
         deadline_ms = self.now_ms + POLICY.schedule_deadline_ms if has_deadline else None
         return self.apply(Planned(node_id=node_id, generation=generation, deadline_ms=deadline_ms))
 
-    def refuse(self) -> "Life":
+    def refuse(self, reason: str = "memory", detail: str = "") -> "Life":
         """No node was found."""
-        refusal = Refusal(reason="memory", node_count=2)
-        return self.apply(PlanRefused(refusals=(refusal,), retry_at_ms=self.now_ms + 1000))
+        refusal = Refusal(reason=reason, node_count=2, detail=detail)
+        return self.apply(PlanRefused(refusals=(refusal,)))
 
     def move(self, node_id: str = "n2") -> "Life":
         """A successor gets a node."""
@@ -105,9 +106,9 @@ class Life:
         """A node is not heard any more."""
         return self.apply(NodeWentDown(node_id=node_id, cause="no telemetry for 15.0 s"))
 
-    def node_back(self, node_id: str = "n1", deadline_ms: int | None = None) -> "Life":
-        """A node without inventories is heard again."""
-        return self.apply(NodeCameBack(node_id=node_id, deadline_ms=deadline_ms))
+    def node_back(self, node_id: str = "n1", deadline_ms: int | None = None, *, is_mute: bool = False) -> "Life":
+        """A node is heard again; one that is mute never tells what it holds."""
+        return self.apply(NodeCameBack(node_id=node_id, deadline_ms=deadline_ms, is_mute=is_mute))
 
     def node_removed(self, node_id: str = "n1") -> "Life":
         """An operator gave the node up."""

@@ -9,11 +9,10 @@ from cluster.payloads import parse_information, parse_resources, parse_state
 from manager.domain import engines, lists
 from manager.domain.aggregate import ClusterState
 from manager.domain.effects import Effect, Verb
-from manager.domain.leases import Verdict
 from manager.domain.model import Instance, InstanceKey, Node, NodeState
-from manager.domain.observation import Repeat
+from manager.domain.observation import Repeat, came_ready
 from manager.domain.policy import Policy
-from manager.domain.reconciliation import apply_verdict
+from manager.domain.reconciliation import lose_node
 from standins.engines.generations import recorded
 
 JOB = InstanceKey("65f1a2b3c4d5e6f7a8b9c03e", 0)
@@ -51,7 +50,7 @@ class Judged:
         self.facts.update(facts)
         parsed = parse_registration(self.facts)
         known = self.state.find_node(parsed.name)
-        node = self.state.register(parsed, self.now_ms, self.mono_s)
+        node = self.state.register(parsed, self.now_ms)
         if known is not None:
             engines.on_restart(self.state, known, node, self.now_ms, self.mono_s)
         return node
@@ -63,7 +62,7 @@ class Judged:
         self.state.live[self.node_id].memory_free_bytes = telemetry.memory_free_bytes
         engines.on_telemetry(self.state, self.node, telemetry.source, self.now_ms, self.mono_s)
         if self.node.state is not NodeState.READY:
-            self.state.set_node_state(self.node_id, NodeState.READY, "its telemetry arrives", self.now_ms)
+            came_ready(self.state, self.node, self.now_ms)
 
     def deploy(self, name: str = NAME, key: InstanceKey = JOB, **document: Any) -> Instance:
         """Ask for an instance and place it on this engine."""
@@ -84,8 +83,8 @@ class Judged:
 
     def go_down(self) -> None:
         """Lease and grace run out."""
-        verdict = Verdict(node_id=self.node_id, state=NodeState.DOWN, cause="no telemetry")
-        apply_verdict(self.state, verdict, self.now_ms)
+        self.state.set_node_state(self.node_id, NodeState.DOWN, "no telemetry", self.now_ms)
+        lose_node(self.state, self.node_id, self.now_ms)
 
     def say(self, status: str, detail: str = "", name: str = NAME, number: int = 0) -> Instance:
         """A state of the engine."""
@@ -131,4 +130,4 @@ class Judged:
     def excluded(self, key: InstanceKey = JOB) -> dict[str, str]:
         """The nodes that must not get an instance, and the words for why."""
         found = engines.exclusions(self.state, self.instance(key))
-        return {node_id: refusal.reason for node_id, refusal in found.items()}
+        return {node.id: refusal.reason for node in self.state.nodes.values() if (refusal := found.of(node))}

@@ -9,6 +9,8 @@ from standins.engines.judged import JOB, Judged
 class Sent:
     """A commander that notes what it sends."""
 
+    is_ready = True
+
     def __init__(self) -> None:
         self.verbs: list[Verb] = []
 
@@ -25,7 +27,7 @@ class Desk:
         self.now_s = 1000.0
         self.sent = Sent()
         self.engine = Judged()
-        self.dispatcher = Dispatcher(lambda _node_id: self.engine.node, lambda: self.now_s)
+        self.dispatcher = Dispatcher(lambda _node_id: self.engine.node, lambda _node_id: True, lambda: self.now_s)
         self.dispatcher.commander = self.sent
         self.dispatcher.consider(self.engine.deploy())
 

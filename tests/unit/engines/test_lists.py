@@ -290,7 +290,7 @@ def test_copy_that_was_replaced_during_an_outage_is_deleted_on_return() -> None:
     engine.running()
     engine.run(4, NAME)
     engine.go_down()
-    other = engine.state.register(parse_registration({**engine.facts, "host": "worker-2"}), engine.now_ms, 0.0)
+    other = engine.state.register(parse_registration({**engine.facts, "host": "worker-2"}), engine.now_ms)
     engine.state.set_node_state(other.id, NodeState.READY, "", engine.now_ms)
     assert engine.state.place(JOB, other.id, engine.now_ms) == ""
     engine.wait(45)

@@ -200,7 +200,7 @@ def _payload(generation: str, case: dict[str, Any]) -> bytes:
 )
 def test_names_that_no_container_can_have_are_refused_before_deploying(generation: str, name: str, fits: bool) -> None:
     """`job_name.instance.N`: at most 76 characters, 64 in the older ones, no two separators side by side."""
-    problem = name_problem(node(generation), name, 0)
+    problem = name_problem(node(generation).kind, name, 0)
     assert (problem == "") is fits
     engine = GENERATIONS[generation](0, "edge")
     assert (engine.start_problem(Service({"job_name": name, "cmd": ["sleep"]})) == "") is fits

@@ -1,6 +1,5 @@
 """The cluster in memory: admission of nodes, re-checks of plans, deletions, and what a restart finds."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,11 +9,10 @@ from cluster.jobs import OnDisconnect, Resources
 from cluster.nodes import Dialect, Registration
 from cluster.payloads import ResourceList, StateReport
 from manager.domain.aggregate import ClusterState
-from manager.domain.leases import Verdict
 from manager.domain.model import InstanceKey, InstanceState, Node, NodeState
 from manager.domain.observation import came_ready, on_resources, on_state
 from manager.domain.policy import Policy
-from manager.domain.reconciliation import Rung, apply_verdict, fenced_nodes, heal, ring
+from manager.domain.reconciliation import Rung, fenced_nodes, lose_node, lose_removed_nodes, ring
 from simulation.invariants import check_state
 from simulation.lives import spec
 
@@ -34,13 +32,14 @@ def _state() -> ClusterState:
 
 
 def _ready(state: ClusterState, name: str = "n1", **facts: Any) -> Node:
-    node = state.register(_registration(name, **facts), NOW, 0.0)
+    node = state.register(_registration(name, **facts), NOW)
     came_ready(state, node, NOW)
     return state.nodes[node.id]
 
 
 def _down(state: ClusterState, node: Node) -> None:
-    apply_verdict(state, Verdict(node_id=node.id, state=NodeState.DOWN, cause="no telemetry"), NOW)
+    state.set_node_state(node.id, NodeState.DOWN, "no telemetry", NOW)
+    lose_node(state, node.id, NOW)
 
 
 @pytest.mark.parametrize("has_run", [False, True])
@@ -71,27 +70,27 @@ def test_a_deploy_under_way_is_still_under_way_when_its_node_returns(has_run: bo
 def test_an_id_is_stable_by_name() -> None:
     """A machine keeps its id when it registers again, and even when the store is lost."""
     one, other = _state(), _state()
-    first = one.register(_registration(), NOW, 0.0)
-    assert one.register(_registration(), NOW, 0.0).id == first.id == other.register(_registration(), NOW, 0.0).id
+    first = one.register(_registration(), NOW)
+    assert one.register(_registration(), NOW).id == first.id == other.register(_registration(), NOW).id
     assert len(first.id) == 24
-    assert one.register(_registration("n2"), NOW, 0.0).id != first.id
+    assert one.register(_registration("n2"), NOW).id != first.id
 
 
 def test_registering_the_same_again_saves_nothing() -> None:
     """An unchanged registration leaves the record as it is."""
     state = _state()
-    state.register(_registration(), NOW, 0.0)
+    state.register(_registration(), NOW)
     state.take_dirty()
-    state.register(_registration(), NOW, 1.0)
+    state.register(_registration(), NOW + 1)
     assert not state.dirty
 
 
 def test_an_id_of_ours_is_kept_and_another_becomes_an_alias() -> None:
     """24 hex digits are taken as they are; anything else is an alias whose topics work too."""
     state = _state()
-    ours = state.register(_registration("n1", "a" * 24), NOW, 0.0)
+    ours = state.register(_registration("n1", "a" * 24), NOW)
     assert ours.id == "a" * 24
-    theirs = state.register(_registration("n2", "edge-7"), NOW, 0.0)
+    theirs = state.register(_registration("n2", "edge-7"), NOW)
     assert theirs.aliases == ("edge-7",)
     assert state.node_of_topic("edge-7") is state.nodes[theirs.id]
 
@@ -101,9 +100,9 @@ def test_the_id_of_a_live_node_under_another_name_is_refused() -> None:
     state = _state()
     first = _ready(state)
     with pytest.raises(AlreadyExistsError):
-        state.register(_registration("n2", first.id), NOW, 0.0)
+        state.register(_registration("n2", first.id), NOW)
     _down(state, first)
-    assert state.register(_registration("n2", first.id), NOW, 0.0).id == first.id
+    assert state.register(_registration("n2", first.id), NOW).id == first.id
 
 
 def test_the_id_of_a_dead_node_does_not_become_an_alias_of_another() -> None:
@@ -111,7 +110,7 @@ def test_the_id_of_a_dead_node_does_not_become_an_alias_of_another() -> None:
     state = _state()
     dead, other = _ready(state), _ready(state, "n2")
     _down(state, dead)
-    assert state.register(_registration("n2", dead.id), NOW, 0.0).id == other.id
+    assert state.register(_registration("n2", dead.id), NOW).id == other.id
     assert state.find_node(dead.id) is state.nodes[dead.id]
 
 
@@ -127,7 +126,7 @@ def test_a_plan_is_checked_again_before_it_counts() -> None:
     assert state.place(KEY, node.id, NOW) == ""
     assert "cpu" in state.place(InstanceKey("job", 1), node.id, NOW)
     assert "wasm" in state.unfit_reason(node.id, spec(technology="wasm"))
-    state.set_node_state(node.id, NodeState.SUSPECT, "late", NOW)
+    state.doubt(node.id, "late")
     assert "SUSPECT" in state.unfit_reason(node.id, spec())
     check_state(state)
 
@@ -183,18 +182,41 @@ def test_a_node_that_holds_something_is_not_forgotten() -> None:
         state.remove_node(node.id)
 
 
-def test_the_loss_of_a_node_that_a_crash_cut_in_two_is_completed() -> None:
-    """The node was saved as DOWN, its instances were not: the next tick sees to them. So with a removed node."""
-    for is_removed in (False, True):
-        state = _state()
-        node = _ready(state)
-        state.deploy([(KEY, spec())], "root", NOW)
-        state.place(KEY, node.id, NOW)
-        nodes = [] if is_removed else [replace(state.nodes[node.id], state=NodeState.DOWN)]
-        state.restore(nodes, list(state.jobs.values()), list(state.instances.values()))
-        heal(state, NOW)
-        assert state.instances[KEY].state is S.LOST
-        check_state(state)
+def test_the_removal_of_a_node_that_a_crash_cut_in_two_is_completed() -> None:
+    """The node was saved as gone, its instances were not: what is first done at a start sees to them."""
+    before, state = _state(), _state()
+    node = _ready(before)
+    before.deploy([(KEY, spec())], "root", NOW)
+    before.place(KEY, node.id, NOW)
+    state.restore([], before.jobs.values(), before.instances.values())
+    lose_removed_nodes(state, (), NOW)
+    assert (state.instances[KEY].state, state.instances[KEY].current) == (S.LOST, None)
+    check_state(state)
+
+
+def test_only_a_node_that_is_down_is_given_up() -> None:
+    """A verdict that came to nothing, or a node that is gone by now, costs no instance."""
+    state = _state()
+    node = _ready(state)
+    state.deploy([(KEY, spec())], "root", NOW)
+    state.place(KEY, node.id, NOW)
+    placed = state.instances[KEY]
+    for node_id in (node.id, "gone"):
+        lose_node(state, node_id, NOW)
+    assert state.instances[KEY] is placed
+
+
+def test_suspicion_is_never_saved() -> None:
+    """A node that is late is SUSPECT, gets nothing and is told the scheduler; its record stays as it is."""
+    state = _state()
+    node = _ready(state)
+    state.take_dirty()
+    state.dirty_views.clear()
+    state.doubt(node.id, "late")
+    assert (state.state_of(node), state.is_ready(node.id), state.ready_count) == (NodeState.SUSPECT, False, 1)
+    assert (state.nodes[node.id], bool(state.dirty), list(state.dirty_views)) == (node, False, [node.id])
+    state.trust(node.id)
+    assert state.state_of(node) is NodeState.READY
 
 
 def test_a_restart_finds_the_same() -> None:

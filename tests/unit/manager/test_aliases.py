@@ -12,7 +12,7 @@ from manager.domain.policy import Policy
 
 
 def _register(state: ClusterState, name: str, given_id: str = "") -> Node:
-    return state.register(Registration(name=name, ip="10.0.0.1", port=80, given_id=given_id), 0, 0.0)
+    return state.register(Registration(name=name, ip="10.0.0.1", port=80, given_id=given_id), 0)
 
 
 def test_an_id_of_a_live_node_is_refused_to_another() -> None:

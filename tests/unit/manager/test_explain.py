@@ -1,11 +1,13 @@
 """The words of an explanation."""
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 
 from cluster.jobs import JobSpec
 from cluster.v1 import instance_pb2, scheduler_pb2
+from manager.domain.leases import NOBODY, Hold
 from manager.domain.model import Event, Instance, InstanceKey, InstanceState, Placement, Refusal
 from manager.domain.refusals import no_node, phrase
 from manager.explain import summary
@@ -20,11 +22,11 @@ EXPLAINED = {
     "pending": "web (j/0) is PENDING: no node can take it. Of 3 nodes, 2 nodes are not ready (edge-1 is down), "
     "1 node has too little memory free (needs 50 MiB; edge-3 has 20 MiB free of 100 MiB). "
     "The smallest change that would help: edge-3 would fit: lower the memory demand by 30 MiB. "
-    "It is tried again in 12 s, or as soon as something changes for the better.",
+    "It is tried again as soon as something changes for the better.",
     "unplanned": "web (j/0) is PENDING: no node can take it: 2 nodes are not ready (edge-1 is down). "
-    "It is tried again in 12 s, or as soon as something changes for the better.",
+    "It is tried again as soon as something changes for the better.",
     "empty": "web (j/0) is PENDING: no node can take it. The smallest change that would help: no node is registered: "
-    "register one. It is tried again in 12 s, or as soon as something changes for the better.",
+    "register one. It is tried again as soon as something changes for the better.",
     "failed": "web (j/0) is FAILED: its worker reports that it failed. The last 3 attempts failed. "
     "2 of 3 nodes would take it now. It is tried again in 12 s.",
     "given up": "web (j/0) is FAILED: its worker reports that it failed. The last 3 attempts failed. "
@@ -34,6 +36,12 @@ EXPLAINED = {
     "stopping": "web (j/0) is STOPPING: deletion was requested. It is on node edge-1. "
     "The order is repeated until its node says that it is gone.",
     "stopped": "web (j/0) is STOPPED: nothing of it is left on any node.",
+    "held": "web (j/0) is UNKNOWN: its node is not heard: nothing heard of it for 16.0 s. It is on node edge-1. "
+    "It is not placed anew yet, because 3 of 4 nodes fell silent together: edge-1 is waited for 98 s at most, or until "
+    "`clusterctl node confirm-lost edge-1`.",
+    "held by nobody": "web (j/0) is UNKNOWN: its node is not heard: nothing heard of it for 16.0 s. It is on node "
+    "edge-1. It is not placed anew yet, because no other node is READY: edge-1 is waited for until another node is "
+    "READY, or until `clusterctl node confirm-lost edge-1`.",
 }
 
 
@@ -68,13 +76,14 @@ RUNNING = _instance(
     ),
 )
 PENDING = _instance(InstanceState.PENDING, no_node([Refusal(reason="ready", node_count=2, detail="edge-1 is down")]))
-WAITING = replace(PENDING, retry_at_ms=NOW_MS + 12_000)
 FAILED = _instance(InstanceState.FAILED, "its worker reports that it failed", attempts=3, retry_at_ms=NOW_MS + 12_000)
 PLACED = Placement(
     node_id="n1", generation=1, spec=SPEC, state=InstanceState.STARTING, since_ms=0, deadline_ms=NOW_MS + 90_000
 )
 STARTING = _instance(InstanceState.STARTING, "not ready: refused", current=PLACED)
 STOPPING = _instance(InstanceState.STOPPING, "deletion was requested", is_desired=False, current=PLACED)
+BLIND = replace(PLACED, state=InstanceState.UNKNOWN, deadline_ms=None)
+UNKNOWN = _instance(InstanceState.UNKNOWN, "its node is not heard: nothing heard of it for 16.0 s", current=BLIND)
 STOPPED = _instance(InstanceState.STOPPED, "nothing of it is left on any node", is_desired=False)
 
 
@@ -82,22 +91,33 @@ STOPPED = _instance(InstanceState.STOPPED, "nothing of it is left on any node", 
     ("instance", "planning", "words"),
     [
         (RUNNING, _planning(fitting=3), "running"),
-        (WAITING, _planning(DOWN, SHORT, change="edge-3 would fit: lower the memory demand by 30 MiB"), "pending"),
-        (WAITING, None, "unplanned"),
-        (WAITING, _planning(change="no node is registered: register one"), "empty"),
+        (PENDING, _planning(DOWN, SHORT, change="edge-3 would fit: lower the memory demand by 30 MiB"), "pending"),
+        (PENDING, None, "unplanned"),
+        (PENDING, _planning(change="no node is registered: register one"), "empty"),
         (FAILED, _planning(DOWN, fitting=2), "failed"),
         (replace(FAILED, retry_at_ms=None), _planning(DOWN, fitting=2), "given up"),
         (STARTING, _planning(fitting=3), "starting"),
         (STOPPING, _planning(fitting=3), "stopping"),
         (STOPPED, _planning(fitting=3), "stopped"),
     ],
-    ids=list(EXPLAINED),
 )
 def test_an_explanation_reads_well(
     instance: Instance, planning: scheduler_pb2.ExplainResponse | None, words: str
 ) -> None:
     """It says where the instance is and why there, or what stands in the way and what would help, each once."""
     assert summary(instance, {"n1": "edge-1"}.__getitem__, planning, NOW_MS) == EXPLAINED[words]
+
+
+@pytest.mark.parametrize(
+    ("hold", "words"),
+    [
+        (Hold(cause="3 of 4 nodes fell silent together", left_s=98.2), "held"),
+        (Hold(cause=NOBODY, left_s=inf), "held by nobody"),
+    ],
+)
+def test_an_explanation_says_what_is_waited_for(hold: Hold, words: str) -> None:
+    """Why nothing is placed anew yet, for how long at most, and how to end it."""
+    assert summary(UNKNOWN, {"n1": "edge-1"}.__getitem__, None, NOW_MS, hold) == EXPLAINED[words]
 
 
 @pytest.mark.parametrize(

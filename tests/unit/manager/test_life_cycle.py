@@ -288,23 +288,80 @@ def test_a_removed_node_gives_back_what_it_held() -> None:
     assert Life().run().delete().node_removed().state is S.STOPPED
 
 
-def test_pending_says_why_and_when_it_is_tried_again() -> None:
-    """No capacity is a state with reasons; the same reasons again are not told twice."""
+def test_pending_says_why() -> None:
+    """No capacity is a state with reasons and without a time; other reasons are told, in the history too."""
     life = Life().refuse()
-    assert life.state is S.PENDING
-    assert life.instance.refusals
-    events = len(life.instance.events)
-    life.wait(1).refuse()
-    assert len(life.instance.events) == events
-    assert life.instance.retry_at_ms == life.now_ms + 1000
+    assert (life.state, life.instance.retry_at_ms) == (S.PENDING, None)
+    assert wants_placement(life.instance)
+    assert "2 nodes have too little memory free" in life.instance.detail
+    life.refuse("cordoned")
+    assert "2 nodes are cordoned" in life.instance.detail
+    assert life.instance.event_count == 3
+
+
+def test_the_same_reasons_again_are_no_change() -> None:
+    """Whatever is said of the node that comes nearest: nothing is saved, and nobody is told."""
+    life = Life().refuse(detail="edge-1 has 20 MiB free")
+    assert life.instance is life.wait(1).refuse(detail="edge-1 has 21 MiB free").instance
 
 
 def test_a_node_without_inventories_that_is_back_runs_what_it_ran() -> None:
     """What ran there is taken to run still; what never ran there is told anew, with its deadline."""
-    ran = Life(on_disconnect=OnDisconnect.KEEP).run().node_down().node_back()
+    ran = Life(on_disconnect=OnDisconnect.KEEP).run().node_down().node_back(is_mute=True)
     assert (ran.state, ran.commands) == (S.RUNNING, [])
-    told = Life(on_disconnect=OnDisconnect.KEEP).place().node_down().node_back(deadline_ms=2_000_000)
+    told = Life(on_disconnect=OnDisconnect.KEEP).place().node_down().node_back(deadline_ms=2_000_000, is_mute=True)
     assert told.state is S.SCHEDULED
     assert [verb for verb, _, _ in told.commands] == ["deploy"]
     assert told.instance.current is not None
     assert told.instance.current.deadline_ms == 2_000_000
+
+
+@pytest.mark.parametrize("was_refused", [False, True])
+def test_what_a_node_that_is_back_may_still_run_is_not_placed_elsewhere(was_refused: bool) -> None:
+    """LOST or PENDING, nothing took its place: it is UNKNOWN until its node has told what it has."""
+    life = Life().run().node_down()
+    if was_refused:
+        life.refuse()
+    generation = _generation(life)
+    life.node_back(deadline_ms=life.now_ms + 30_000)
+    assert (life.state, life.instance.retry_at_ms, life.instance.refusals) == (S.UNKNOWN, None, ())
+    assert not wants_placement(life.instance)
+    assert life.see(Seen.RUNNING).state is S.RUNNING
+    assert (_generation(life), life.commands) == (generation, [])
+
+
+def test_what_a_node_that_is_back_does_not_tell_of_is_placed_anew() -> None:
+    """Not for ever is waited for its word: after the deadline it is LOST, and wants a node at once."""
+    life = Life().run().node_down().node_back(deadline_ms=1_030_000)
+    assert life.wait(29).deadline().state is S.UNKNOWN
+    assert life.wait(1).deadline().state is S.LOST
+    assert wants_placement(life.instance)
+    assert "does not tell of it" in life.instance.detail
+
+
+def test_a_single_run_of_which_its_node_does_not_tell_is_not_run_again() -> None:
+    """Nobody knows how it ended: it is told and left."""
+    life = Life(restart_policy=RestartPolicy.NEVER).run().node_down().node_back(deadline_ms=1_030_000)
+    assert life.wait(30).deadline().state is S.LOST
+    assert (life.instance.current, life.instance.retry_at_ms) == (None, None)
+
+
+def test_a_node_that_is_back_without_it_gives_it_up() -> None:
+    """Its word that it is gone ends the waiting."""
+    life = Life().run().node_down().node_back(deadline_ms=1_030_000).see(Seen.ABSENT)
+    assert (life.state, life.instance.current) == (S.LOST, None)
+    assert wants_placement(life.instance)
+
+
+def test_a_node_that_is_back_before_its_copy_stopped_itself_keeps_it() -> None:
+    """With `stop_after` the waiting for its own stop is over as soon as the node is heard."""
+    life = Life(on_disconnect=OnDisconnect.STOP_AFTER, stop_after_s=60.0).run().node_down().wait(30)
+    assert life.node_back(deadline_ms=life.now_ms + 30_000).state is S.UNKNOWN
+    assert life.see(Seen.RUNNING).state is S.RUNNING
+    assert life.wait(1000).deadline().state is S.RUNNING
+
+
+def test_a_node_that_is_back_does_not_touch_what_is_elsewhere_or_still_runs() -> None:
+    """Only what was out of sight there waits for its word."""
+    for life in (Life().run("n2"), Life().run(), Life().run().node_down().place("n2"), Life().run().delete()):
+        assert life.instance is life.node_back("n1", deadline_ms=9_000_000).instance

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cluster.jobs import OnDisconnect, RestartPolicy
 from manager.domain.events import InstanceEvent, MovePlanned, Seen
 from manager.domain.machine import TABLE, IllegalTransitionError
-from manager.domain.model import InstanceState
+from manager.domain.model import MAX_EVENTS, InstanceState
 from simulation.lives import Life
 
 S = InstanceState
@@ -38,7 +38,15 @@ STEPS = [
     lambda life: life.deadline(),
     lambda life: life.move() if life.state is S.RUNNING and not life.instance.successor else life,
     *(lambda life, node=node: life.node_down(node) for node in ("n1", "n2")),
-    *(lambda life, node=node: life.node_back(node) for node in ("n1", "n2")),
+    lambda life: life.refuse("cordoned"),
+    *(
+        lambda life, node=node, deadline_ms=deadline_ms, is_mute=is_mute: life.node_back(
+            node, deadline_ms and life.now_ms + deadline_ms, is_mute=is_mute
+        )
+        for node in ("n1", "n2")
+        for deadline_ms in (None, 30_000)
+        for is_mute in (False, True)
+    ),
     *(lambda life, node=node: life.node_removed(node) for node in ("n1", "n2")),
     *(lambda life, seconds=seconds: life.wait(seconds) for seconds in (0.5, 40.0, 700.0)),
 ]
@@ -86,11 +94,12 @@ def test_any_life_keeps_the_invariants(
 
 
 def test_the_history_is_bounded() -> None:
-    """The oldest events give way: 50 are kept."""
+    """The oldest events give way: 8 are kept, and how many there were."""
     life = Life()
     for _ in range(60):
         life.run().see(Seen.FAILED).wait(1000)
-    assert len(life.instance.events) == 50
+    assert len(life.instance.events) == MAX_EVENTS == 8
+    assert life.instance.event_count == 1 + 60 * 4
 
 
 def test_reports_of_other_generations_change_nothing() -> None:

@@ -156,3 +156,12 @@ def test_specification_is_checked() -> None:
     with pytest.raises(InvalidInputError) as caught:
         query_of(_spec(demand=resources_pb2.Resources(memory_bytes=-1)), "spec")
     assert caught.value.field == "spec.demand.memory_bytes"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in node_pb2.NodeKind.values() if kind])
+def test_kinds_of_nodes_arrive(kind: int) -> None:
+    """What the manager rules out is what the nodes are."""
+    facts = node_facts(node_pb2.Node(id="n", registration=node_pb2.NodeRegistration(name="n"), kind=kind))  # type: ignore[arg-type]
+    [item] = items_of(_request(_item(excluded_kinds=[kind])))
+    assert {("kind", word) for word in item.excluded_kinds} == {each for each in facts.features if each[0] == "kind"}
+    assert item.excluded_kinds != {""}

@@ -6,7 +6,7 @@ import pytest
 from cluster.jobs import Resources
 from scheduler.amounts import Amount
 from scheduler.columns import Columns, NodeFacts
-from scheduler.filters import Filter, Has, Named, NotExcluded, Ready, Uncordoned, Unjudged, filters_of
+from scheduler.filters import Filter, Has, Named, NotExcluded, NotOfKind, Ready, Uncordoned, Unjudged, filters_of
 from scheduler.query import Query
 
 GIB = 1024**3
@@ -70,6 +70,17 @@ def test_direct_names_nodes_by_any_of_their_names(names: set[str], passing: list
 def test_excluded_nodes_are_ruled_out_by_id() -> None:
     """What the caller excludes is not chosen; unknown ids do no harm."""
     assert _passes(NotExcluded(frozenset({"id-a", "id-x"})), _node("a"), _node("b")) == [False, True]
+
+
+def test_whole_kinds_of_nodes_can_be_ruled_out() -> None:
+    """All of them, and nobody else; a kind that no node is of rules out none."""
+    kinds = {"a": "worker", "b": "mute", "c": "engine_a", "d": "engine_c"}
+    nodes = [_node(name, features=frozenset({("kind", kind)})) for name, kind in kinds.items()]
+    either = NotOfKind(frozenset({"mute", "engine_a"}))
+    assert _passes(either, *nodes, _node("e")) == [True, False, False, True, True]
+    assert _passes(NotOfKind(frozenset({"seed", ""})), *nodes) == [True] * 4
+    assert either.reason == "kind"
+    assert "b is of a kind that was ruled out" in _words(either, nodes[1])[0]
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("latency", "latency"), ("geo", "geo"), ("colour", "constraint")])

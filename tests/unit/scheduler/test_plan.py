@@ -1,6 +1,7 @@
 """Batches of placements on the columns."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -261,3 +262,31 @@ def test_a_choice_says_why(nodes: str, item: Item, ask: Ask, scorer: object, cau
     cpus = {"full": 50, "full2": 50, "silent": None, "silent2": None}
     bench = Bench(*(_node(name, cpu=cpus.get(name, 1000)) for name in nodes.split(",")), scorer=scorer)
     assert bench.plan(item, asks=(ask,))[0].cause == cause
+
+
+def _of_kind(name: str, kind: str) -> NodeFacts:
+    return replace(_node(name), features=DOCKER | {("kind", kind)})
+
+
+def test_an_item_can_rule_out_whole_kinds() -> None:
+    """However many nodes are of them, and however large the table has grown: the others are chosen, or none is."""
+    nodes = [_of_kind(f"e{number:03}", "engine_a") for number in range(100)]
+    bench = Bench(*nodes, _of_kind("w", "worker"), _of_kind("m", "mute"))
+    kinds = frozenset({"engine_a", "mute"})
+    assert set(bench.nodes(*_items(5, excluded_kinds=kinds))) == {"w"}
+    [choice] = bench.plan(*_items(1, excluded_kinds=kinds | {"worker"}))
+    assert (choice.node_id, [(item.reason, item.node_count) for item in choice.refusals]) == ("", [("kind", 102)])
+
+
+def test_items_of_one_specification_keep_their_own_exclusions() -> None:
+    """Why one finds no node is not told of another that may go elsewhere."""
+    bench = Bench(_of_kind("e", "engine_a"), _of_kind("w", "worker"))
+    items = [
+        Item(job_id="job", number=0, excluded_kinds=frozenset({"engine_a"}), excluded=frozenset({"w"})),
+        Item(job_id="job", number=1, excluded_kinds=frozenset({"engine_a", "worker"})),
+        Item(job_id="job", number=2, excluded_kinds=frozenset({"engine_a"})),
+    ]
+    choices = bench.plan(*items)
+    assert [choice.node_id for choice in choices] == ["", "", "w"]
+    reasons = [[(item.reason, item.node_count) for item in choice.refusals] for choice in choices]
+    assert reasons == [[("excluded", 1), ("kind", 1)], [("kind", 2)], []]
