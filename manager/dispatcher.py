@@ -97,11 +97,10 @@ class Dispatcher:
             if item.effect.verb is verb and item.effect.node_id == node_id:
                 item.due_mono_s = self._clock() + after_s
 
-    def send_once(self, effect: Effect) -> None:
-        """Send a command that no saved instance calls for: the deletion of a stale copy."""
+    def send_once(self, effect: Effect) -> bool:
+        """Send a command that no saved instance calls for: the deletion of a stale copy. True once it is on its way."""
         node = self._find_node(effect.node_id)
-        if node is not None and self.commander is not None:
-            self.commander.send(node, effect)
+        return node is not None and self.commander is not None and self.commander.send(node, effect)
 
     def _drop(self, identity: Identity) -> None:
         self._outstanding.pop(identity, None)

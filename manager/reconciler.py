@@ -39,7 +39,7 @@ class Reconciler:
         self._rules = rules
         self._listening_since_mono_s: float | None = None
         self._is_paused = False
-        self._silent_stops: dict[tuple[InstanceKey, int], tuple[int, str]] = {}
+        self._silent_stops: dict[tuple[InstanceKey, int], tuple[int, int, str]] = {}
         self._refused: dict[InstanceKey, int] = {}
 
     # Planning
@@ -195,21 +195,34 @@ class Reconciler:
             detail = "the command was sent; this node has never reported a state"
             self._assume(effect, Seen.STARTING, detail)
         else:
-            over_ms = now_ms() + int(effect.spec.stop_grace_s * 1000)
-            self._silent_stops[effect.key, effect.generation] = (over_ms, node.id)
+            told_ms = now_ms()
+            over_ms = told_ms + int(effect.spec.stop_grace_s * 1000)
+            self._silent_stops[effect.key, effect.generation] = (over_ms, told_ms, node.id)
 
     def _close_silent_stops(self) -> None:
         at_ms = now_ms()
-        for (key, generation), (over_ms, node_id) in tuple(self._silent_stops.items()):
-            if over_ms > at_ms:
+        for (key, generation), (over_ms, told_ms, node_id) in tuple(self._silent_stops.items()):
+            is_ready, is_heard = self._hearing(node_id, told_ms)
+            if over_ms > at_ms or (is_ready and not is_heard):
                 continue
             del self._silent_stops[key, generation]
             if key in self._core.state.instances:
                 detail = "the stop grace is over; this node has never reported a state"
                 event = Observed(
-                    node_id=node_id, generation=generation, seen=Seen.STOPPED, actor="manager", detail=detail
+                    node_id=node_id,
+                    generation=generation,
+                    seen=Seen.STOPPED,
+                    actor="manager",
+                    detail=detail,
+                    is_assumed=not is_ready,
                 )
                 self._core.state.apply(key, event, at_ms)
+
+    def _hearing(self, node_id: str, told_ms: int) -> tuple[bool, bool]:
+        """Whether a node is READY, and was heard since it was told something: then that can have arrived."""
+        node, live = self._core.state.nodes.get(node_id), self._core.state.live.get(node_id)
+        is_ready = node is not None and node.state is NodeState.READY
+        return is_ready, live is not None and (live.heartbeat_at_ms or 0) >= told_ms
 
     def _assume(self, effect: Effect, seen: Seen, detail: str) -> None:
         event = Observed(

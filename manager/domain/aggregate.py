@@ -15,9 +15,9 @@ from cluster.errors import ConflictError
 from cluster.jobs import JobSpec, Resources
 from cluster.nodes import Dialect
 from manager.domain.events import DeleteRequested, DeployRequested, InstanceEvent, NodeWentDown, Planned
+from manager.domain.job_registry import JobRegistry, noted
 from manager.domain.machine import advance, wants_placement
 from manager.domain.model import (
-    Ended,
     Event,
     Instance,
     InstanceKey,
@@ -29,23 +29,24 @@ from manager.domain.model import (
     Placement,
 )
 from manager.domain.policy import Policy
-from manager.domain.registry import NodeRegistry
+from manager.domain.replicas import ROOT
+from manager.domain.tombstones import Ended, confirmed, owing, reopened, without_node
 
 Key = TypeVar("Key")
 NOTHING = Resources(cpu_millicores=0, memory_bytes=0, storage_bytes=0, gpus=0)
 
 
-class ClusterState(NodeRegistry):
+class ClusterState(JobRegistry):
     """Nodes, jobs and instances, and what is allocated where."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.policy = policy
-        self.jobs: dict[str, Job] = {}
         self.instances: dict[InstanceKey, Instance] = {}
         self.allocated: defaultdict[str, Resources] = defaultdict(lambda: NOTHING)
         self.on_node: defaultdict[str, dict[InstanceKey, int]] = defaultdict(dict)
         self.of_job: defaultdict[str, dict[int, None]] = defaultdict(dict)
+        self.owing: defaultdict[str, dict[InstanceKey, None]] = defaultdict(dict)
         self._peers: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self._by_name: defaultdict[tuple[str, str, int], dict[InstanceKey, None]] = defaultdict(dict)
         self._named: defaultdict[tuple[str, int], dict[InstanceKey, None]] = defaultdict(dict)
@@ -59,16 +60,20 @@ class ClusterState(NodeRegistry):
         for node in nodes:
             self._index_node(node)
             self.live[node.id] = live.get(node.id, NodeLive())
-        self.jobs = {job.id: job for job in jobs}
+        for job in jobs:
+            self._index_job(job)
         for instance in instances:
             self._index(None, instance)
 
     # Nodes
 
     def remove_node(self, node_id: str) -> None:
-        """Forget a node that holds nothing. Raises ConflictError while it does."""
+        """Forget a node that holds nothing, and what it owes. Raises ConflictError while it holds something."""
         if self.on_node.get(node_id):
             raise ConflictError(f"node {node_id} still holds {len(self.on_node[node_id])} instances", field="node")
+        for key in tuple(self.owing.pop(node_id, ())):
+            instance = self.instances[key]
+            self.put(replace(instance, ended=without_node(instance.ended, node_id)))
         node = self.nodes.pop(node_id)
         self.live.pop(node_id, None)
         self.allocated.pop(node_id, None)
@@ -80,44 +85,66 @@ class ClusterState(NodeRegistry):
 
     # Jobs and instances
 
-    def deploy(self, wanted: Sequence[tuple[InstanceKey, JobSpec]], actor: str, now_ms: int) -> list[Instance]:
-        """Save that instances should run. Repeating it changes nothing."""
-        return [self._deploy_one(key, spec, actor, now_ms) for key, spec in wanted]
+    def deploy(
+        self, wanted: Sequence[tuple[InstanceKey, JobSpec]], actor: str, now_ms: int, *, rerun_id: str = ""
+    ) -> list[Instance]:
+        """Save that instances should run. Repeating it changes nothing.
 
-    def _deploy_one(self, key: InstanceKey, spec: JobSpec, actor: str, now_ms: int) -> Instance:
+        `rerun_id` is the id of a request that asks for another run of what has ended: a new one starts it, the last one
+        again does not.
+        """
+        return [self._deploy_one(key, spec, actor, now_ms, rerun_id) for key, spec in wanted]
+
+    def _deploy_one(self, key: InstanceKey, spec: JobSpec, actor: str, now_ms: int, rerun_id: str) -> Instance:
         self.put_job_spec(key.job_id, spec, actor, now_ms)
         if key in self.instances:
-            return self.apply(key, DeployRequested(actor=actor, spec=spec), now_ms)
-        fresh = Instance(key=key, spec=spec, is_desired=True, state=InstanceState.REQUESTED, created_at_ms=now_ms)
+            wish = DeployRequested(actor=actor, spec=spec, is_rerun=bool(rerun_id), request_id=rerun_id)
+            return self.apply(key, wish, now_ms)
+        fresh = Instance(
+            key=key,
+            spec=spec,
+            is_desired=True,
+            state=InstanceState.REQUESTED,
+            rerun_id=rerun_id,
+            created_at_ms=now_ms,
+        )
         cause = "it was requested"
         event = Event(at_ms=now_ms, actor=actor, kind="requested", state=fresh.state, cause=cause)
         return self.put(replace(fresh.recorded(event), detail=cause))
 
-    def put_job_spec(self, job_id: str, spec: JobSpec, actor: str, now_ms: int) -> Job:
-        """Create a job, or give it a newer specification."""
-        job = self.jobs.get(job_id)
-        if job is None:
-            return self.put_job(Job(id=job_id, spec=spec, created_at_ms=now_ms, owner=actor))
-        if job.spec != spec:
-            return self.put_job(replace(job, spec=spec, update=None))
-        return job
-
     def redeploy(self, key: InstanceKey, spec: JobSpec, now_ms: int) -> Instance:
-        """Give one instance another specification on behalf of an update of its job."""
-        return self.apply(key, DeployRequested(actor="manager", spec=spec), now_ms)
-
-    def put_job(self, job: Job) -> Job:
-        """Replace a job and mark it dirty."""
-        old = self.jobs.get(job.id)
-        job = replace(job, version=(old.version if old else 0) + 1)
-        self.jobs[job.id] = job
-        self.dirty.jobs[job.id] = None
-        self._log(f"job:{job.id}", old.events if old else (), job.events)
-        return job
+        """Give one instance a specification on behalf of an update of its job; what failed on it is tried again."""
+        return self.apply(key, DeployRequested(actor="manager", spec=spec, is_rerun=True), now_ms)
 
     def delete(self, keys: Iterable[InstanceKey], actor: str, now_ms: int) -> list[Instance]:
         """Save that instances should not run; number -1 means all of the job. Unknown ones are passed over."""
-        return [self._delete_one(key, actor, now_ms) for key in self._expand(keys)]
+        keys = tuple(keys)
+        deleted = [self._delete_one(key, actor, now_ms) for key in self._expand(keys)]
+        for job_id in {key.job_id: None for key in keys if self._ends_job(key, actor)}:
+            self._end_kept(job_id)
+        return deleted
+
+    def keep_job(self, job_id: str, actor: str, now_ms: int) -> None:
+        """A job that was scaled to no instances lives on until it is deleted."""
+        job = self.jobs[job_id]
+        if not job.is_kept:
+            cause = "it has no instances now and is kept until it is deleted"
+            self.put_job(noted(replace(job, is_kept=True), actor, "scaled_to_0", cause, now_ms))
+
+    def _ends_job(self, key: InstanceKey, actor: str) -> bool:
+        """Whether a delete is about all of a job that is kept without instances.
+
+        A root names only some of the instances of a service that it deletes, and nothing of what is gone here.
+        """
+        job = self.jobs.get(key.job_id)
+        if job is None or not job.is_kept or self._wanted.get(key.job_id):
+            return False
+        return key.number == -1 or actor == job.owner == ROOT
+
+    def _end_kept(self, job_id: str) -> None:
+        self.put_job(replace(self.jobs[job_id], is_kept=False))
+        if not self.of_job.get(job_id):
+            self._drop_job(job_id)
 
     def _expand(self, keys: Iterable[InstanceKey]) -> list[InstanceKey]:
         expanded: dict[InstanceKey, None] = {}
@@ -154,7 +181,7 @@ class ClusterState(NodeRegistry):
         return instance
 
     def purge(self, key: InstanceKey) -> None:
-        """Forget an instance that ended, and its job with the last one."""
+        """Forget an instance that ended, and with the last one its job, unless that is kept."""
         self._unindex(self.instances.pop(key))
         self.dirty.instances[key] = None
         numbers = self.of_job[key.job_id]
@@ -162,13 +189,17 @@ class ClusterState(NodeRegistry):
         if not numbers:
             del self.of_job[key.job_id]
             self._peers.pop(key.job_id, None)
-            if self.jobs.pop(key.job_id, None):
-                self.dirty.jobs[key.job_id] = None
+            if not self.is_living(key.job_id):
+                self._drop_job(key.job_id)
 
     def _index(self, old: Instance | None, new: Instance) -> None:
         if old is not None:
             self._unindex(old)
         self.instances[new.key] = new
+        if new.is_desired:
+            self._count_wanted(new.key.job_id, 1)
+        for item in owing(new.ended):
+            self.owing[item.node_id][new.key] = None
         self.of_job[new.key.job_id][new.key.number] = None
         self._named[new.spec.name, new.key.number][new.key] = None
         for _, placement in new.placements():
@@ -185,6 +216,12 @@ class ClusterState(NodeRegistry):
         self.dirty_views[node_id] = None
 
     def _unindex(self, instance: Instance) -> None:
+        if instance.is_desired:
+            self._count_wanted(instance.key.job_id, -1)
+        for item in owing(instance.ended):
+            self.owing[item.node_id].pop(instance.key, None)
+            if not self.owing[item.node_id]:
+                del self.owing[item.node_id]
         named = (instance.spec.name, instance.key.number)
         self._named[named].pop(instance.key, None)
         if not self._named[named]:
@@ -270,6 +307,30 @@ class ClusterState(NodeRegistry):
             return None
         _, key, ended = max(found, key=lambda item: item[0])
         return self.instances[key], ended
+
+    # What nodes owe
+
+    def owes(self, key: InstanceKey) -> list[Ended]:
+        """What has ended of an instance on nodes of this cluster that have not confirmed it."""
+        return [item for item in owing(self.instances[key].ended) if item.node_id in self.nodes]
+
+    def confirm(self, key: InstanceKey, node_id: str, generation: int | None) -> None:
+        """A node said that nothing of an instance up to a generation (None: of any) is left there."""
+        instance = self.instances[key]
+        ended = confirmed(instance.ended, node_id, generation)
+        if ended is not instance.ended:
+            self.put(replace(instance, ended=ended))
+
+    def reopen(self, key: InstanceKey, node_id: str, generation: int, now_ms: int) -> None:
+        """A node runs what had ended there: it owes a confirmation anew."""
+        instance = self.instances[key]
+        ended = reopened(instance.ended, node_id, generation, now_ms)
+        if ended is not instance.ended:
+            self.put(replace(instance, ended=ended))
+
+    def named(self, job_name: str, number: int) -> list[Instance]:
+        """The instances of that name and number, of whatever job: nodes without generations take them for one."""
+        return [self.instances[key] for key in self._named.get((job_name, number), ())]
 
     def peers(self, job_id: str) -> dict[str, int]:
         """How many open placements of a job each node has."""

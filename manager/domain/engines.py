@@ -10,6 +10,8 @@ import re
 from dataclasses import replace
 from typing import Final
 
+import orjson
+
 from cluster.nodes import Dialect
 from cluster.payloads import StateReport, bounded_exit_code
 from manager.domain.aggregate import ClusterState
@@ -104,8 +106,15 @@ def _ended_or_alive(node: Node, report: StateReport, seen: Seen, placement: Plac
     its engine) the outcome is unknown.
     """
     exited = _EXIT.search(report.detail)
-    detail = "" if report.detail == _STALE_DETAIL else report.detail
+    is_echo = report.detail in (_STALE_DETAIL, _told_detail(placement))
+    detail = "" if is_echo else report.detail
     return _event(node, placement, seen, detail, bounded_exit_code(int(exited.group(1))) if exited else None)
+
+
+def _told_detail(placement: Placement) -> str | None:
+    """The `status_detail` of the document that the engine was given, which it sends back as if it were its own."""
+    detail = orjson.loads(placement.spec.document).get("status_detail")
+    return detail if isinstance(detail, str) else None
 
 
 def _event(node: Node, placement: Placement, seen: Seen, detail: str, exit_code: int | None = None) -> Observed:
@@ -136,6 +145,8 @@ def on_restart(state: ClusterState, old: Node, node: Node, now_ms: int, mono_s: 
         for _, placement in tuple(state.instances[key].placements()):
             if placement.node_id == node.id:
                 state.apply(key, _event(node, placement, Seen.ABSENT, "its engine started anew"), now_ms)
+    for key in tuple(state.owing.get(node.id, ())):
+        state.confirm(key, node.id, None)
 
 
 def on_telemetry(state: ClusterState, node: Node, source: str, now_ms: int, mono_s: float) -> None:
@@ -194,8 +205,10 @@ def exclusions(state: ClusterState, instance: Instance) -> dict[str, Refusal]:
 
 
 def _earlier(state: ClusterState, instance: Instance) -> list[Node]:
-    """The nodes that the instance was on."""
-    return [node for item in instance.ended if (node := state.nodes.get(item.node_id))]
+    """The nodes that the instance, or another of its name and number, was on: an engine takes one for the other."""
+    alike = state.named(instance.spec.name, instance.key.number)
+    node_ids = {item.node_id: None for other in alike for item in other.ended}
+    return [node for node_id in node_ids if (node := state.nodes.get(node_id))]
 
 
 def named(refusals: tuple[Refusal, ...], excluded: dict[str, Refusal]) -> tuple[Refusal, ...]:

@@ -42,6 +42,8 @@ def on_resources(state: ClusterState, node: Node, resources: ResourceList, now_m
         _on_listed(state, node, entry, now_ms, mono_s, findings)
     for key in [key for key in state.on_node[node.id] if key not in findings.usages]:
         _on_unlisted(state, node, key, now_ms, mono_s)
+    for key in tuple(state.owing.get(node.id, ())):
+        _settle_debt(state, node, key, now_ms, mono_s)
     if live.listing.has_settled(lists_per_period(node)):
         findings.has_settled = True
     return findings
@@ -130,6 +132,7 @@ def _on_unplaced(
         _on_zombie(state, node, instance, listed, now_ms)
     listed.delete_count += 1
     listed.deleted_s = mono_s
+    state.reopen(instance.key, node.id, ended.generation, now_ms)
     spec = instance.spec
     if entry.technology in node.registration.technologies:
         spec = replace(spec, technology=entry.technology)
@@ -158,7 +161,7 @@ def _on_undeleted(
         return
     listed.delete_count = max(listed.delete_count, ZOMBIE_DELETES)
     detail = "the engine went on listing it and never answered a delete"
-    state.apply(key, _observed(node, placement, Seen.ABSENT, detail), now_ms)
+    state.apply(key, replace(_observed(node, placement, Seen.ABSENT, detail), is_assumed=True), now_ms)
     _on_zombie(state, node, state.instances[key], listed, now_ms)
 
 
@@ -189,6 +192,16 @@ def _on_unlisted(state: ClusterState, node: Node, key: InstanceKey, now_ms: int,
         if listing.lacks(name, since_s, periods, lists_per_period(node)):
             detail = "none of the engine's lists holds it"
             state.apply(key, _observed(node, placement, Seen.ABSENT, detail), now_ms)
+
+
+def _settle_debt(state: ClusterState, node: Node, key: InstanceKey, now_ms: int, mono_s: float) -> None:
+    """What has ended and was not listed for as long as a start may take is gone."""
+    listing, instance = state.live[node.id].listing, state.instances[key]
+    for ended in state.owes(key):
+        since_s = mono_s - (now_ms - ended.at_ms) / 1000
+        name = (instance.spec.name, key.number)
+        if ended.node_id == node.id and listing.lacks(name, since_s, NEVER_STARTED_PERIODS, lists_per_period(node)):
+            state.confirm(key, node.id, ended.generation)
 
 
 def _absent_periods(placement: Placement) -> float | None:

@@ -17,6 +17,7 @@ class Rung(StrEnum):
 
     CHANGED = "changed"
     WANTS_NODE = "wants a node"
+    OWED = "owed"
     NOTHING = "nothing"
 
 
@@ -44,12 +45,17 @@ def _lose_node(state: ClusterState, node_id: str, cause: str, now_ms: int) -> No
 
 
 def ring(state: ClusterState, key: InstanceKey, now_ms: int, *, may_purge: bool = True) -> Rung:
-    """An instance's alarm rang: a deadline, a retry, or the end of its retention (which waits for `may_purge`)."""
+    """An instance's alarm rang: a deadline, a retry, or the end of its retention (which waits for `may_purge`).
+
+    OWED: a node has yet to confirm that nothing of it is left; the alarm is set again when it does.
+    """
     before = state.instances[key]
     after = state.apply(key, DeadlinePassed(), now_ms)
     if after is not before:
         return Rung.CHANGED
     is_over = after.state is InstanceState.STOPPED and after.updated_at_ms + state.policy.retention_ms <= now_ms
+    if is_over and state.owes(key):
+        return Rung.OWED
     if is_over and may_purge:
         state.purge(key)
         return Rung.CHANGED
@@ -65,7 +71,8 @@ def is_replacing(state: ClusterState, node_id: str) -> bool:
 
 
 def fenced_nodes(state: ClusterState, instance: Instance, now_ms: int) -> list[str]:
-    """Nodes without generations that must not get this instance again yet."""
-    recent = {e.node_id for e in instance.ended if now_ms - e.at_ms < state.policy.refence_ms}
-    held = {p.node_id for _, p in instance.placements()}
+    """Nodes without generations that must not get this instance again yet, nor another of its name and number."""
+    alike = state.named(instance.spec.name, instance.key.number)
+    recent = {e.node_id for one in alike for e in one.ended if now_ms - e.at_ms < state.policy.refence_ms}
+    held = {p.node_id for one in alike for _, p in one.placements()}
     return [node_id for node_id in recent | held if node_id in state.nodes and not is_replacing(state, node_id)]
