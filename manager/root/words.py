@@ -48,11 +48,14 @@ _FURTHEST: Final = (
 
 
 def status_word(instance: Instance, era: Era) -> str:
-    """The word for an instance; a node that is down leaves it at its last good word."""
+    """The word for an instance; a node that is down leaves it at its last good word.
+
+    No root has a word for what ends and is started again: it starts, and its detail says what it ended of.
+    """
     state = instance.state
     if state is S.UNKNOWN:
         state = S.RUNNING if instance.current and instance.current.has_run else S.SCHEDULED
-    if state is S.STARTING:
+    if state in (S.STARTING, S.RESTARTING):
         return _STARTING[era]
     if state is S.PENDING and era is Era.R3 and _is_unqualified(instance):
         return NO_QUALIFIED

@@ -85,22 +85,9 @@ class Reader:
         token = chosen[-1].id if has_more else ""
         return manager_pb2.ListJobsResponse(jobs=map(self.job, chosen), next_page_token=token)
 
-    def find_job(self, reference: str) -> Job:
-        """The job of an id or a unique name. Raises NotFoundError or InvalidInputError."""
-        job = self._core.state.jobs.get(reference)
-        if job:
-            return job
-        named = [job for job in self._core.state.jobs.values() if job.spec.name == reference]
-        if not named:
-            raise NotFoundError(f"there is no job {reference!r}", field="job")
-        if len(named) > 1:
-            ids = ", ".join(job.id for job in named)
-            raise InvalidInputError(f"{len(named)} jobs are called {reference!r}: use an id of {ids}", field="job")
-        return named[0]
-
     def get_job(self, request: manager_pb2.GetJobRequest) -> manager_pb2.GetJobResponse:
         """One job with its instances."""
-        job = self.find_job(request.job)
+        job = self._core.state.find_job(request.job)
         return manager_pb2.GetJobResponse(job=self.job(job), instances=map(self.instance, self._instances_of(job.id)))
 
     # Instances
