@@ -136,6 +136,11 @@ class JobSpec:
     vm_images: tuple[str, ...] = ()
     document: str = field(default="{}", compare=False)
 
+    @property
+    def runs_once(self) -> bool:
+        """Whether what has run to its end is not to run again by itself, however it ended."""
+        return self.one_shot or self.restart_policy is RestartPolicy.NEVER
+
     @cached_property
     def digest(self) -> str:
         """16 hex digits over every field but the document."""

@@ -23,6 +23,7 @@ MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 MAX_TEXT: Final = 1024
 MOST: Final = 2.0**62  # amounts are shown as signed integers of 64 bits
 LARGEST_EXIT_CODE: Final = 2**31 - 1
+MOST_RESTARTS: Final = 2**31 - 1
 ANY_SOURCE: Final = "any"
 COMMANDS: Final = ("deploy", "delete", "move", "replicate")
 
@@ -56,7 +57,10 @@ class Telemetry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StateReport:
-    """A change of one instance. `status` is the node's own word in capitals; `generation` None from engines."""
+    """A change of one instance. `status` is the node's own word in capitals; `generation` None from engines.
+
+    `restarts` is how often the node started this copy again, None from nodes that do not count.
+    """
 
     job_name: str
     number: int
@@ -68,6 +72,7 @@ class StateReport:
     sequence: int | None = None
     at_ms: int | None = None
     incoming: str = ""
+    restarts: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +80,8 @@ class ResourceEntry:
     """One running instance in a list. Amounts are None where absent or not a number.
 
     `cpu_percent` is of the whole node, or of one core and then without an upper limit (`is_cpu_of_one_core`).
-    `memory_share` (0..1) is of the memory that the node has left. `logs` are its last words.
+    `memory_share` (0..1) is of the memory that the node has left. `logs` are its last words. `restarts` is how often
+    the node started this copy again, None from nodes that do not count.
     """
 
     job_name: str
@@ -92,6 +98,7 @@ class ResourceEntry:
     is_cpu_of_one_core: bool = False
     memory_share: float | None = None
     logs: str = ""
+    restarts: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,6 +216,7 @@ def parse_state(payload: bytes) -> StateReport:
         sequence=_optional_integer(body, "sequence"),
         at_ms=_optional_integer(body, "at_ms"),
         incoming=_optional_text(body, "incoming"),
+        restarts=_count(body, "restarts"),
     )
 
 
@@ -314,6 +322,11 @@ def _exit_code(body: Mapping[str, Any]) -> int | None:
     return None if value is None else bounded_exit_code(value)
 
 
+def _count(body: Mapping[str, Any], key: str) -> int | None:
+    value = _optional_integer(body, key)
+    return None if value is None else min(max(value, 0), MOST_RESTARTS)
+
+
 def _lenient(body: Mapping[str, Any], key: str) -> float | None:
     value = body.get(key)
     if type(value) in (int, float) and -MOST <= value <= MOST:  # type: ignore[operator]
@@ -347,4 +360,5 @@ def _entry(item: Mapping[str, Any]) -> ResourceEntry:
         is_cpu_of_one_core=is_cpu_of_one_core,
         memory_share=share,
         logs=_optional_text(item, "logs").replace("\0", ""),
+        restarts=_count(item, "restarts"),
     )

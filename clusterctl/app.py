@@ -10,6 +10,7 @@ import typer
 from clusterctl import (
     change_commands,
     node_commands,
+    orphan_commands,
     quarantine_commands,
     read_commands,
     root_commands,
@@ -22,7 +23,7 @@ app = typer.Typer(
     name="clusterctl",
     cls=CommandGroup,
     help=f"Run, read and change a cluster.\n\n{EXIT_CODES_HELP}",
-    epilog="An instance is written JOB/NUMBER, where JOB is an id or a unique job name.",
+    epilog="An instance is written JOB/NUMBER, where JOB is an id or the name of a living job.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -32,6 +33,7 @@ up_command.register(app)
 read_commands.register(app)
 change_commands.register(app)
 node_commands.register(app)
+orphan_commands.register(app)
 root_commands.register(app)
 quarantine_commands.register(app)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FileArgument = Annotated[
     str, typer.Argument(metavar="[FILE]", help='Job documents, JSON or YAML; "-" reads standard input.')
 ]
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id or unique name.")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or the name of a living one.")]
 JobId = Annotated[str, typer.Option("--id", help="The job's id; without it the document's _id, or a new one.")]
 Replicas = Annotated[int | None, typer.Option(min=0, max=10_000, help="How many instances. [default: 1]")]
 EnvOption = Annotated[list[str], typer.Option("--env", "-e", metavar="KEY=VALUE", help="May be repeated.")]
@@ -51,10 +51,18 @@ def deploy(
     node: Annotated[str, typer.Option(metavar="NODE[;NODE]", help="Run only on one of these nodes.")] = "",
     wait: WaitOption = False,
     timeout: TimeoutOption = 120,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Run again what has ended of a job that is there.")] = False,
+    request: Annotated[
+        str,
+        typer.Option("--request-id", metavar="ID", help="With --rerun: repeated with the same ID it starts nothing."),
+    ] = "",
 ) -> None:
-    """Run jobs from a file, from flags, or both: flags go on top of each document."""
-    from clusterctl import changing
-    from clusterctl.client import connected
+    """Run jobs from a file, from flags, or both: flags go on top of each document.
+
+    Repeated for the same job id it starts nothing that runs, nor what has done its work: that takes --rerun.
+    """
+    from clusterctl import changing, rerunning
+    from clusterctl.client import connected, request_id
     from clusterctl.jobfile import merged, read_documents, wanted_jobs
 
     flags: dict[str, Any] = {
@@ -62,6 +70,19 @@ def deploy(
         "port": ";".join(port), "memory": memory, "vcpus": vcpus, "storage": storage, "one_shot": one_shot,
         "constraints": [{"type": "direct", "node": node}] if node else [],
     }  # fmt: skip
+    if request and not rerun:
+        raise UsageError("--request-id belongs to --rerun: everything else may be repeated as it is")
+    if rerun:
+        with connected(manager) as peer:
+            found = rerunning.rerun(
+                peer, read_documents(file) if file else [], flags,
+                job_id=job_id, replicas=replicas, request_id=request or request_id(),
+            )  # fmt: skip
+            for item in found:
+                typer.echo(f"{item.key.job_id}/{item.key.number}  {item.job_name}  {_word(item)}")
+            if wait:
+                _wait_until_running(peer, found, timeout)
+        return
     documents = read_documents(file) if file else [{}]
     jobs = wanted_jobs([merged(document, flags) for document in documents], job_id=job_id, replicas=replicas)
     with connected(manager) as peer:
@@ -180,7 +201,7 @@ def _new_document(manager: Manager, job: str, file: str, image: str) -> Any:
 
 def _progress(job: Job) -> str:
     if not job.HasField("update"):
-        return f"{job.spec.name}: no update under way"
+        return f"{job.spec.name}: nothing to do, every instance has this specification"
     update = job.update
     return (
         f"{job.spec.name}: {update.state}, {update.updated_count}/{update.total_count} updated {update.detail}".rstrip()
@@ -204,6 +225,12 @@ def _words(command: str) -> list[str]:
         return shlex.split(command)
     except ValueError as error:
         raise UsageError(f"--command {command!r}: {error}") from None
+
+
+def _word(item: Instance) -> str:
+    from cluster.v1.instance_pb2 import InstanceState
+
+    return InstanceState.Name(item.state).removeprefix("INSTANCE_STATE_")
 
 
 def _plural(count: int) -> str:

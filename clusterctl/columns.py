@@ -34,6 +34,10 @@ def _state(node: Mapping[str, Any]) -> str:
     return f"{node['state']},CORDONED" if node["is_cordoned"] else str(node["state"])
 
 
+def _job_state(job: Mapping[str, Any]) -> str:
+    return "DELETED" if job["is_deleted"] and job["state"] == "STOPPED" else str(job["state"])
+
+
 def _percent(node: Mapping[str, Any], key: str) -> str:
     return f"{node['usage'][key]:.0f}%" if node["usage"] else ""
 
@@ -63,7 +67,7 @@ NODES: Final = (
 JOBS: Final = (
     Column(title="NAME", cell=lambda job: job["name"]),
     Column(title="ID", cell=lambda job: job["id"]),
-    Column(title="STATE", cell=lambda job: job["state"]),
+    Column(title="STATE", cell=_job_state),
     Column(title="RUNNING", cell=lambda job: f"{job['running_count']}/{job['instance_count']}"),
     Column(title="RUNS ON", cell=lambda job: job["technology"]),
     Column(title="IMAGE", cell=lambda job: job["image"]),
@@ -81,6 +85,7 @@ INSTANCES: Final = (
     Column(title="INSTANCE", cell=lambda item: item["id"]),
     Column(title="NAME", cell=lambda item: item["job_name"]),
     Column(title="STATE", cell=lambda item: item["state"]),
+    Column(title="RESTARTS", cell=lambda item: item["restarts"]),
     Column(title="NODE", cell=lambda item: item["node_name"] or item["node_id"]),
     Column(title="AGE", cell=lambda item: age(item["created_at"])),
     Column(title="DETAIL", cell=lambda item: item["detail"]),

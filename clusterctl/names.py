@@ -1,4 +1,7 @@
-"""What an operator types for an instance, JOB or JOB/NUMBER, resolved to keys; JOB is an id or a unique job name."""
+"""What an operator types for an instance, JOB or JOB/NUMBER, resolved to keys.
+
+JOB is an id, or a name: that of the living job, else of the one that had it last.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def parse_name(text: str) -> InstanceName:
 
 
 def find_job(manager: Manager, job: str) -> manager_pb2.GetJobResponse:
-    """The job with its instances, by id or unique name."""
+    """The job with its instances, by id or by the name of a living job."""
     return manager.call(manager.api.GetJob, manager_pb2.GetJobRequest(job=job))
 
 

@@ -20,6 +20,7 @@ _STYLES: Final = {
     "RUNNING": "green",
     "COMPLETED": "green",
     "PENDING": "yellow",
+    "RESTARTING": "yellow",
     "SUSPECT": "yellow",
     "UNKNOWN": "yellow",
     "FAILED": "red",

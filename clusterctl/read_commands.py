@@ -177,7 +177,7 @@ def describe_node(name: NodeArgument, manager: ManagerOption = ADDRESS, output: 
 
 @_describe.command("job")
 def describe_job(
-    name: Annotated[str, typer.Argument(metavar="JOB", help="An id or a unique name.")],
+    name: Annotated[str, typer.Argument(metavar="JOB", help="An id, or the name of a living one.")],
     manager: ManagerOption = ADDRESS,
     output: OutputOption = Output.TABLE,
 ) -> None:

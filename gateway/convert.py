@@ -109,6 +109,7 @@ def job_json(job: job_pb2.Job) -> Json:
         "running_count": job.running_count,
         "created_at": _time_of(job, "created_at"),
         "update": _update_json(job.update) if job.HasField("update") else None,
+        "is_deleted": job.is_deleted,
     }
 
 
@@ -134,6 +135,7 @@ def instance_json(instance: instance_pb2.Instance) -> Json:
         "placements": [_placement_json(placement) for placement in instance.placements],
         "refusals": [refusal_json(refusal) for refusal in instance.refusals],
         "attempts": instance.attempts,
+        "restarts": instance.restarts,
         "retry_at": _time_of(instance, "retry_at"),
         "exit_code": instance.exit_code if instance.HasField("exit_code") else None,
         "usage": _instance_usage_json(instance.usage) if instance.HasField("usage") else None,

@@ -31,13 +31,15 @@ _REFERENCE: Final = "#/components/schemas/{model}"
 _UNSEEN: Final = (JobDocument, schemas.Problem, schemas.Registration, schemas.Move, schemas.Replicate)
 
 
-def documented(answer: type[BaseModel], body: tuple[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+def documented(
+    answer: type[BaseModel], body: tuple[str, Mapping[str, Any]] | None = None, *, is_body_needed: bool = True
+) -> dict[str, Any]:
     """Arguments of a route: the model of its 200 answer; `body` is the name of the request's model and an example."""
     arguments: dict[str, Any] = {"responses": {200: {"model": answer}}}
     if body is not None:
         schema = {"$ref": _REFERENCE.format(model=body[0])}
         content = {"application/json": {"schema": schema, "example": dict(body[1])}}
-        arguments["openapi_extra"] = {"requestBody": {"required": True, "content": content}}
+        arguments["openapi_extra"] = {"requestBody": {"required": is_body_needed, "content": content}}
     return arguments
 
 

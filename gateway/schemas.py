@@ -159,7 +159,7 @@ class Event(_Schema):
 
 
 class Orphan(_Schema):
-    """A copy that runs on a node and is not known to the cluster: it is left alone."""
+    """A copy that runs on a node and is not known to the cluster: left alone until it is adopted or ended."""
 
     job_name: str = Field(examples=["web"])
     instance_number: int = Field(examples=[0])
@@ -218,6 +218,10 @@ class Instance(_Schema):
     placements: list[Placement]
     refusals: list[Refusal] = Field(description="why no node could take it, while it is PENDING", examples=[[]])
     attempts: int = Field(description="failed ones in a row", examples=[0])
+    restarts: int = Field(
+        description="how often its worker started the present copy again, and it was placed anew after a failure",
+        examples=[0],
+    )
     retry_at: str | None = Field(examples=[None])
     exit_code: int | None = Field(examples=[None])
     usage: InstanceUsage | None
@@ -249,11 +253,14 @@ class Job(_Schema):
     name: str = Field(examples=["web"])
     image: str = Field(examples=["docker.io/library/nginx:1.27"])
     technology: str = Field(examples=["docker"])
-    state: str = Field(description="that of the instance furthest from RUNNING", examples=["RUNNING"])
+    state: str = Field(
+        description="that of the instance furthest from RUNNING; STOPPED where there is none", examples=["RUNNING"]
+    )
     instance_count: int = Field(examples=[1])
     running_count: int = Field(examples=[1])
     created_at: str | None = Field(examples=["2026-01-31T12:00:00.000Z"])
     update: Update | None = Field(examples=[None])
+    is_deleted: bool = Field(description="its name means it no longer; it is remembered for a while", examples=[False])
 
 
 class JobDetail(Job):
@@ -327,6 +334,12 @@ class Moved(Ok):
 
 class Replicated(Ok):
     """The instances that should run."""
+
+    instances: list[Instance]
+
+
+class Orphaned(Ok):
+    """The instances that the orphans have become."""
 
     instances: list[Instance]
 

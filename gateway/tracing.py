@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cluster.errors import InvalidInputError
 from cluster.process import LOG
 from cluster.rpc import SAVED_ONLY
 from gateway.peers import saved_only
@@ -28,6 +29,18 @@ def request_id(request: Request) -> str:
     return identifier
 
 
+def given_request_id(request: Request) -> str:
+    """The id that the caller gave this request. Raises InvalidInputError where it gave none that can be taken."""
+    identifier: str = request.scope["state"]["given_request_id"]
+    if not identifier:
+        raise InvalidInputError(
+            "give the request an id of 1 to 128 printable characters in the header X-Request-Id: "
+            "repeated with the same one it starts nothing",
+            field="X-Request-Id",
+        )
+    return identifier
+
+
 class RequestTracing:
     """Takes `x-request-id` from the request or makes one, answers it, and turns what nobody caught into a 500."""
 
@@ -39,8 +52,9 @@ class RequestTracing:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        identifier = _given(scope) or uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = identifier
+        given = _given(scope)
+        identifier = given or uuid.uuid4().hex
+        scope.setdefault("state", {}).update(request_id=identifier, given_request_id=given)
         structlog.contextvars.bind_contextvars(request_id=identifier)
         path = scope["path"]
         if len(path) > 1 and path.endswith("/"):

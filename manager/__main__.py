@@ -39,6 +39,7 @@ from manager.roots import ROOT, Roots
 from manager.rpc.servicer import SERVICE, ManagerServicer, add
 from manager.settings import ManagerSettings
 from manager.store.factory import make_store
+from manager.tombstones import Tombstones
 
 HEALTH_PERIOD_S: Final = 0.2
 PLANNER_CHECK_PERIOD_S: Final = 1.0
@@ -163,6 +164,7 @@ async def _serve(settings: ManagerSettings, parts: Parts, writing: asyncio.Task[
         tasks.create_task(parts.detector.run(), name="losses")
         tasks.create_task(parts.reconciler.run(), name="tick")
         tasks.create_task(parts.gauge.run(), name="gauge")
+        tasks.create_task(Tombstones(parts.core).run(), name="tombstones")
         tasks.create_task(acknowledge_leases(parts.core, parts.bridge, settings.lease_s), name="leases")
         tasks.create_task(_keep_health(parts, healths), name="health")
         tasks.create_task(_keep_checking(parts.planner), name="planner-check")

@@ -351,6 +351,10 @@ class Core:
             pause_ms = PURGE_PAUSE_MS if instance.state is InstanceState.STOPPED else REARM_MS
             self._set_alarm(instance, overdue_at_ms=self.now_ms() + pause_ms)
 
+    def last_heard_s(self, node: Node) -> float | None:
+        """When a node was last heard, in monotonic time; None: never, in this process."""
+        return self.hearing.last_heard_s((node.id, *node.aliases))
+
     # The scheduler's view
 
     def listen_views(self, listener: Callable[[Iterable[str]], None]) -> Callable[[], None]:

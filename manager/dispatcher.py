@@ -138,11 +138,10 @@ class Dispatcher:
             if item.effect.verb is verb and item.effect.node_id == node_id:
                 self._postpone(identity, item, after_s)
 
-    def send_once(self, effect: Effect) -> None:
-        """Send a command that no saved instance calls for: the deletion of a stale copy."""
+    def send_once(self, effect: Effect) -> bool:
+        """Send a command that no saved instance calls for: the deletion of a stale copy. True once it is on its way."""
         node = self._find_node(effect.node_id)
-        if node is not None and self.commander is not None:
-            self._send(node, effect)
+        return node is not None and self.commander is not None and self._send(node, effect)
 
     def _drop(self, identity: Identity) -> None:
         item = self._outstanding.pop(identity)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Final
 
 from cluster.v1 import scheduler_pb2
 from manager.domain.engines import ENGINE_REASONS
 from manager.domain.leases import Hold
+from manager.domain.machine import is_run_only_by_wish
 from manager.domain.model import Instance, InstanceState
 from manager.domain.refusals import phrase
 
@@ -23,10 +24,12 @@ def summary(
     planning: scheduler_pb2.ExplainResponse | None,
     now_ms: int,
     hold: Hold | None = None,
+    owing: Sequence[str] = (),
 ) -> str:
     """A few sentences; `name_of` gives a node's name, `planning` what the scheduler thinks now.
 
-    `hold` is why its silent node is waited for.
+    `hold` is why its silent node is waited for; `owing` are the nodes, with their state, that have not confirmed the
+    end of a copy.
     """
     waits = planning is not None and instance.state is S.PENDING
     detail = "no node can take it" if waits else instance.detail.rstrip(".")
@@ -37,12 +40,14 @@ def summary(
         sentences.append(f"It is being moved to node {name_of(instance.successor.node_id)}.")
     if instance.retiring:
         sentences.append(f"An older copy is being stopped on node {name_of(instance.retiring.node_id)}.")
+    sentences.extend(_what_failed(instance, detail))
     if instance.attempts:
         failed = "The last attempt" if instance.attempts == 1 else f"The last {instance.attempts} attempts"
         sentences.append(f"{failed} failed.")
     if hold is not None:
         sentences.append(_waited_for(hold, name_of(instance.node_id)))
     sentences.extend(_what_is_next(instance, now_ms))
+    sentences.extend(_what_is_owed(instance, owing))
     has_next = instance.is_desired and instance.state in _WAITING and not _is_given_up(instance)
     if planning is not None and has_next:
         sentences.extend(_planning(planning, instance))
@@ -67,8 +72,12 @@ def _is_given_up(instance: Instance) -> bool:
 
 def _what_is_next(instance: Instance, now_ms: int) -> list[str]:
     """Until when is waited for its node, or that nobody tries any more."""
+    if is_run_only_by_wish(instance):
+        return ["It is not run again by itself: deploy it with --rerun (?rerun=true) to run it once more."]
     if instance.is_desired and _is_given_up(instance):
         return ["It is not tried again by itself: deploy it again to start it."]
+    if instance.state is S.RESTARTING:
+        return ["It ran, ended and is started again by its worker, with growing pauses."]
     if instance.state is S.STOPPING:
         return ["The order is repeated until its node says that it is gone."]
     deadline_ms = instance.current.deadline_ms if instance.current else None
@@ -76,6 +85,25 @@ def _what_is_next(instance: Instance, now_ms: int) -> list[str]:
         return []
     pause = f"{max(0, deadline_ms - now_ms) / 1000:.0f} s"
     return [f"{_ANSWERS[instance.state]} within {pause}, or it is placed anew."]
+
+
+def _what_failed(instance: Instance, detail: str) -> list[str]:
+    """What went wrong first, where the present detail tells of something else."""
+    sentences = []
+    if instance.failure and instance.failure not in detail:
+        sentences.append(f"What went wrong before that: {instance.failure.rstrip('.')}.")
+    if instance.restarts:
+        times = "once" if instance.restarts == 1 else f"{instance.restarts} times"
+        sentences.append(f"It was started again {times}.")
+    return sentences
+
+
+def _what_is_owed(instance: Instance, owing: Sequence[str]) -> list[str]:
+    if not owing:
+        return []
+    left = f"Still to confirm that no copy of it is left: {', '.join(owing)}."
+    kept = "" if instance.is_desired else ", and it is remembered until then"
+    return [left, f"Whatever is found there is deleted{kept}; remove a machine that never comes back."]
 
 
 def _why_there(instance: Instance) -> str:

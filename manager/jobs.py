@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -11,7 +10,7 @@ from cluster.jobs import JobSpec
 from manager.core import Core
 from manager.domain.model import Instance, InstanceKey, Job, Update, UpdatePhase
 from manager.domain.replicas import scale
-from manager.domain.rolling import begin, controlled, step
+from manager.domain.rolling import MOVING, begin, controlled, ended_early, fallback_of, is_there, step, target_of
 
 MAX_INSTANCES: Final = 10_000
 LOOK_MS: Final = 1_000
@@ -20,9 +19,8 @@ LOOK_MS: Final = 1_000
 class Jobs:
     """Changes jobs; the caller waits for the core's commit."""
 
-    def __init__(self, core: Core, clock: Callable[[], int] | None = None) -> None:
+    def __init__(self, core: Core) -> None:
         self._core = core
-        self._now_ms = clock or core.now_ms
         self._looked_ms: dict[str, int] = {}
 
     def get(self, job_id: str) -> Job:
@@ -38,49 +36,69 @@ class Jobs:
         return [state.instances[InstanceKey(job_id, number)] for number in sorted(state.of_job.get(job_id, {}))]
 
     def replicate(self, job_id: str, wanted: int, actor: str) -> list[Instance]:
-        """Make it `wanted` instances; answers those that should run. Raises NotFoundError or InvalidInputError."""
+        """Make it `wanted` instances; answers those that should run. Raises NotFoundError or InvalidInputError.
+
+        With none it is kept until it is deleted.
+        """
         if not 0 <= wanted <= MAX_INSTANCES:
             raise InvalidInputError(f"a job has 0 to {MAX_INSTANCES} instances", field="int_replicas")
         job = self.get(job_id)
         scaling = scale(job, self.instances(job_id), wanted)
-        at_ms = self._now_ms()
+        at_ms = self._core.now_ms()
         state = self._core.state
+        was_living = state.is_living(job_id)
         for number in scaling.added:
             key = InstanceKey(job_id, number)
             [instance] = state.deploy([(key, job.spec)], actor, at_ms)
             if not instance.is_replica:
                 state.put(replace(instance, is_replica=True))
         state.delete([InstanceKey(job_id, number) for number in scaling.deleted], actor, at_ms)
+        if wanted == 0 and was_living:
+            state.keep_job(job_id, actor, at_ms)
         return [item for item in self.instances(job_id) if item.is_desired]
 
     def update(self, job_id: str, spec: JobSpec, update: Update, actor: str) -> Job:
-        """Begin a rolling change to `spec`; the same one again is a no-op. Raises NotFoundError or ConflictError."""
+        """Begin a rolling change to `spec`, or begin it again where it failed. Raises NotFoundError or ConflictError.
+
+        Where it is under way, or every wanted instance has `spec` already, nothing is done.
+        """
         job = self.get(job_id)
+        if not self._core.state.is_living(job_id):
+            raise ConflictError(f"job {job_id} was deleted: deploy it again", field="job")
         if job.spec.one_shot or spec.one_shot:
             raise ConflictError("one-shot jobs are not updated: deploy a new one", field="spec")
         if spec.name != job.spec.name:
             raise ConflictError(f"the name of a job cannot change (it is {job.spec.name!r})", field="spec.name")
-        if spec == job.spec:
+        instances = self.instances(job_id)
+        if is_there(job, instances, spec):
             return job
-        old = job.spec if job.update is None or job.update.phase is UpdatePhase.FAILED else job.update.old
-        started = begin(job, spec, replace(update, old=old), actor, self._now_ms())
+        fallback = fallback_of(job, instances, spec)
+        started = begin(job, spec, replace(update, old=fallback), actor, self._core.now_ms())
         self._core.state.put_job(started)
-        return self.advance(job_id)
+        return self._set_off(job_id)
 
     def control(self, job_id: str, phase: UpdatePhase, actor: str) -> Job:
         """Pause, resume or roll back an update. Raises NotFoundError or ConflictError."""
         job = self.get(job_id)
-        if job.update is None or job.update.phase is UpdatePhase.FAILED:
-            raise ConflictError(f"job {job_id} has no update under way", field="job")
-        changed = controlled(job, phase, actor, self._now_ms())
-        if changed is not job:
-            self._core.state.put_job(changed)
+        changed = controlled(job, phase, actor, self._core.now_ms())
+        if changed is job:
+            return job
+        self._core.state.put_job(changed)
+        return self._set_off(job_id)
+
+    def _set_off(self, job_id: str) -> Job:
+        """Try again what failed on the specification that the job is brought to, and take the first step."""
+        job = self._core.state.jobs[job_id]
+        if job.update is not None:
+            target = target_of(job, job.update)
+            for number in ended_early(job, self.instances(job_id)):
+                self._core.state.redeploy(InstanceKey(job_id, number), target, self._core.now_ms())
         return self.advance(job_id)
 
     def advance(self, job_id: str) -> Job:
         """Take the next step of an update under way."""
         job = self._core.state.jobs[job_id]
-        at_ms = self._now_ms()
+        at_ms = self._core.now_ms()
         taken = step(job, self.instances(job_id), at_ms)
         if taken.job is not job:
             self._core.state.put_job(taken.job)
@@ -91,11 +109,16 @@ class Jobs:
 
     def advance_due(self) -> None:
         """Take the next step of the updates under way of which something changed, or that were not looked at lately."""
-        at_ms = self._now_ms()
+        at_ms = self._core.now_ms()
         for job_id in tuple(self._core.state.updating):
             if self._core.state.touched.pop(job_id, None) or at_ms - self._looked_ms.get(job_id, 0) >= LOOK_MS:
                 self._looked_ms[job_id] = at_ms
-                self.advance(job_id)
+                self._advance_moving(job_id)
         self._core.state.touched.clear()
         for job_id in self._looked_ms.keys() - self._core.state.updating.keys():
             del self._looked_ms[job_id]
+
+    def _advance_moving(self, job_id: str) -> None:
+        update = self._core.state.jobs[job_id].update
+        if update is not None and update.phase in MOVING:
+            self.advance(job_id)

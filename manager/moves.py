@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from cluster.errors import ConflictError, InvalidInputError, NotFoundError
-from cluster.jobs import RestartPolicy
 from cluster.nodes import Dialect
 from manager.core import Core
 from manager.domain.effects import Effect, Verb
@@ -14,6 +14,8 @@ from manager.domain.events import MovePlanned
 from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeKind
 from manager.domain.refusals import phrase
 from manager.planner import Request, Scheduler
+
+_MOVABLE: Final = (InstanceState.RUNNING, InstanceState.RESTARTING)
 
 
 class Mover:
@@ -27,6 +29,8 @@ class Mover:
         """The instance that is meant. Raises NotFoundError, or InvalidInputError where several are."""
         state = self._core.state
         numbers = state.of_job.get(job_id)
+        if not numbers and job_id in state.jobs:
+            raise ConflictError(f"job {job_id} has no instances: scale it up first", field="job")
         if not numbers:
             raise NotFoundError(f"there is no job {job_id!r}", field="job")
         source_id = state.get_node(source, "node_from").id if source else ""
@@ -80,11 +84,11 @@ class Mover:
         source = self._core.state.nodes.get(instance.node_id)
         if source is not None:
             self._check_reports(source, "node_from")
-        if instance.state is not InstanceState.RUNNING or instance.current is None:
+        if instance.state not in _MOVABLE or instance.current is None:
             raise ConflictError(f"{instance.key} is {instance.state}: only a RUNNING instance is moved", field="job")
         if instance.successor:
             raise ConflictError(f"{instance.key} is being moved to {instance.successor.node_id}", field="job")
-        if instance.spec.one_shot or instance.spec.restart_policy is RestartPolicy.NEVER:
+        if instance.spec.runs_once:
             raise ConflictError(f"{instance.key} runs once: a move would run it twice", field="job")
 
     def _check_reports(self, node: Node, field: str) -> None:
@@ -143,7 +147,7 @@ class Mover:
         nodes = self._core.state.nodes
         source, target = nodes[instance.node_id].registration, nodes[node_id].registration
         is_ours = source.dialect is Dialect.WORKER and target.dialect is Dialect.WORKER
-        is_alike = source.architecture == target.architecture
+        is_alike = source.architecture == target.architecture and instance.state is InstanceState.RUNNING
         return is_ours and is_alike and instance.spec.technology == "unikernel" and not instance.spec.volumes
 
     def _advise_source(self, instance: Instance) -> None:

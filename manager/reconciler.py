@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from cluster.nodes import Dialect
@@ -25,6 +26,15 @@ LOOK_PERIOD_S: Final = 30.0
 HEARD_PERIOD_S: Final = 30.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Unanswered:
+    """A command for a node that never answers, when it was sent, and from when on it counts as carried out."""
+
+    effect: Effect
+    told_s: float
+    due_ms: int
+
+
 class Reconciler:
     """Drives instances towards what is desired."""
 
@@ -32,7 +42,7 @@ class Reconciler:
         self._core = core
         self._detector = detector
         self._jobs = jobs
-        self._unanswered: dict[Identity, tuple[int, Effect]] = {}
+        self._unanswered: dict[Identity, Unanswered] = {}
         self._look_at_s = 0.0
         self._heard_at_s = 0.0
 
@@ -121,8 +131,9 @@ class Reconciler:
         if node.registration.dialect is not Dialect.SEED or node.has_reported:
             return
         is_start = effect.verb is Verb.DEPLOY
-        wait_ms = 0 if is_start else int(effect.spec.stop_grace_s * 1000)
-        self._unanswered[effect.identity] = (self._core.now_ms() + wait_ms, effect)
+        due_ms = self._core.now_ms() + (0 if is_start else int(effect.spec.stop_grace_s * 1000))
+        told = Unanswered(effect=effect, told_s=self._core.clock.mono_s(), due_ms=due_ms)
+        self._unanswered[effect.identity] = told
         if is_start:
             self._assume(effect)
             self._core.commit()
@@ -130,12 +141,20 @@ class Reconciler:
     def _assume_due(self) -> None:
         """Until it is saved: the store may fail just then."""
         at_ms = self._core.now_ms()
-        for identity, (due_ms, effect) in tuple(self._unanswered.items()):
-            saved = self._core.saved_records.instances.get(effect.key)
+        for identity, told in tuple(self._unanswered.items()):
+            saved = self._core.saved_records.instances.get(told.effect.key)
             if saved is None or identity not in {item.identity for item in effects_of(saved)}:
                 del self._unanswered[identity]
-            elif due_ms <= at_ms:
-                self._assume(effect)
+            elif told.due_ms <= at_ms and not self._may_not_have_arrived(told):
+                self._assume(told.effect)
+
+    def _may_not_have_arrived(self, told: Unanswered) -> bool:
+        """A stop that was sent to a node which was not heard since: until it is heard, or given up."""
+        state, node_id = self._core.state, told.effect.node_id
+        if told.effect.verb is Verb.DEPLOY or not state.is_ready(node_id):
+            return False
+        heard_s = self._core.last_heard_s(state.nodes[node_id])
+        return heard_s is None or heard_s <= told.told_s
 
     def _assume(self, effect: Effect) -> None:
         is_start = effect.verb is Verb.DEPLOY
@@ -146,6 +165,7 @@ class Reconciler:
             seen=Seen.STARTING if is_start else Seen.STOPPED,
             actor="manager",
             detail=f"{what}; this node has never reported a state",
+            is_assumed=not (is_start or self._core.state.is_ready(effect.node_id)),
         )
         if effect.key in self._core.state.instances:
             self._core.state.apply(effect.key, event, self._core.now_ms())

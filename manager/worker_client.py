@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 5.0
 PATH: Final = "/api/node/register"
+_OF_COMMANDS: Final = ("id", "instance_number", "generation")  # a worker keeps the document as its command brought it
 
 
 def host_port(address: str, port: int | None = None) -> str:
@@ -38,6 +39,22 @@ async def answer_registration(address: str, answer: dict[str, str]) -> None:
         response = await _ask(client, "POST", f"http://{address}{PATH}", json=answer)
     if response.status_code != 200:
         raise UnavailableError(f"the worker at {address} answered {response.status_code} to POST {PATH}")
+
+
+async def fetch_job(address: str, job_id: str, number: int) -> tuple[Any, int | None]:
+    """The job document of what a worker runs, and its generation.
+
+    Raises UnavailableError, InvalidInputError, or NotFoundError, which is what older workers answer.
+    """
+    async with _client() as client:
+        response = await _ask(client, "GET", f"http://{address}/api/instances/{job_id}/{number}")
+    if response.status_code != 200:
+        raise NotFoundError(f"the worker at {address} does not tell what {job_id}/{number} is", field="job_id")
+    answer = parse_json(response.content)
+    job = answer.get("job") if isinstance(answer, dict) else None
+    if not isinstance(job, dict):
+        raise InvalidInputError(f"the worker at {address} answered no job document")
+    return {key: value for key, value in job.items() if key not in _OF_COMMANDS}, answer.get("generation")
 
 
 async def stream_logs(

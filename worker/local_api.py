@@ -1,6 +1,7 @@
 """The worker's own HTTP: health, the adoption handshake and logs, in the smallest server that does.
 
-`GET /healthz` · `GET|POST /api/node/register` · `GET /api/instances/{job_id}/{number}/logs?follow=&tail=`.
+`GET /healthz` · `GET|POST /api/node/register` · `GET /api/instances/{job_id}/{number}` and below it
+`logs?follow=&tail=`.
 One request per connection; bodies up to 64 KiB; errors are `application/problem+json`.
 """
 

@@ -11,6 +11,7 @@ from cluster.errors import ConflictError, InvalidInputError, NotFoundError
 from worker.agent import Agent
 from worker.gateway import parse_membership
 from worker.local_api import Request, Response, not_found
+from worker.records import Instance
 from worker.runtime.base import Runtime
 
 
@@ -30,6 +31,8 @@ class Routes:
                 return Response(body=self._agent.registrar.body())
             case "POST", ("api", "node", "register"):
                 return self._adopt(request)
+            case "GET", ("api", "instances", job_id, number):
+                return self._instance(job_id, number)
             case "GET", ("api", "instances", job_id, number, "logs"):
                 return self._logs(request, job_id, number)
         raise not_found(request)
@@ -56,10 +59,25 @@ class Routes:
         self._agent.registrar.take(replace(answer, broker_host=answer.broker_host or request.peer))
         return Response(body=b'{"status":"ok"}')
 
-    def _logs(self, request: Request, job_id: str, number: str) -> Response:
+    def _known(self, job_id: str, number: str) -> list[Instance]:
+        """The known generations of an instance, oldest first. Raises NotFoundError where there is none."""
         known = self._agent.machine.by_slot((job_id, int(number))) if number.isascii() and number.isdigit() else []
         if not known:
             raise NotFoundError(f"no instance {number} of job {job_id} is on this node", field="instance")
+        return known
+
+    def _instance(self, job_id: str, number: str) -> Response:
+        """What the newest generation of an instance is, so that a cluster that lost its store can take it in."""
+        newest = self._known(job_id, number)[-1]
+        body = {
+            "generation": newest.ref.generation,
+            "status": newest.status,
+            "job": orjson.loads(newest.spec.document),
+        }
+        return Response(body=orjson.dumps(body))
+
+    def _logs(self, request: Request, job_id: str, number: str) -> Response:
+        known = self._known(job_id, number)
         tail = request.query.get("tail", "0")
         if not tail.isascii() or not tail.isdigit() or len(tail) > 6:
             raise InvalidInputError("tail is a number of lines from 0 to 999999; 0 means all", field="tail")

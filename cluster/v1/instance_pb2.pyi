@@ -52,6 +52,8 @@ class _InstanceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Instanc
     """INSTANCE_STATE_FAILED ended badly; placed again after a back-off while attempts remain."""
     INSTANCE_STATE_LOST: _InstanceState.ValueType  # 11
     """INSTANCE_STATE_LOST was on a node that went down."""
+    INSTANCE_STATE_RESTARTING: _InstanceState.ValueType  # 12
+    """INSTANCE_STATE_RESTARTING ran, ended and is being started again by its worker; `detail` says what it ended of."""
 
 class InstanceState(_InstanceState, metaclass=_InstanceStateEnumTypeWrapper):
     """InstanceState is the life cycle of an instance."""
@@ -80,6 +82,8 @@ INSTANCE_STATE_FAILED: InstanceState.ValueType  # 10
 """INSTANCE_STATE_FAILED ended badly; placed again after a back-off while attempts remain."""
 INSTANCE_STATE_LOST: InstanceState.ValueType  # 11
 """INSTANCE_STATE_LOST was on a node that went down."""
+INSTANCE_STATE_RESTARTING: InstanceState.ValueType  # 12
+"""INSTANCE_STATE_RESTARTING ran, ended and is being started again by its worker; `detail` says what it ended of."""
 Global___InstanceState: _TypeAlias = InstanceState  # noqa: Y015
 
 class _PlacementRole:
@@ -231,6 +235,7 @@ class Instance(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     TECHNOLOGY_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
     job_name: _builtins.str
     """job_name is the job's name."""
     state: Global___InstanceState.ValueType
@@ -251,6 +256,8 @@ class Instance(_message.Message):
     """technology repeats the spec's."""
     image: _builtins.str
     """image repeats the spec's."""
+    restarts: _builtins.int
+    """restarts is how often its worker started the present copy again, and how often it was placed anew after a failure."""
     @_builtins.property
     def key(self) -> Global___InstanceKey:
         """key names it."""
@@ -309,10 +316,11 @@ class Instance(_message.Message):
         usage: Global___InstanceUsage | None = ...,
         technology: _builtins.str = ...,
         image: _builtins.str = ...,
+        restarts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "created_at", b"created_at", "exit_code", b"exit_code", "key", b"key", "retry_at", b"retry_at", "spec", b"spec", "updated_at", b"updated_at", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "attempts", b"attempts", "created_at", b"created_at", "detail", b"detail", "events", b"events", "exit_code", b"exit_code", "image", b"image", "is_desired", b"is_desired", "job_name", b"job_name", "key", b"key", "node_id", b"node_id", "placements", b"placements", "refusals", b"refusals", "retry_at", b"retry_at", "spec", b"spec", "state", b"state", "technology", b"technology", "updated_at", b"updated_at", "usage", b"usage", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code", "attempts", b"attempts", "created_at", b"created_at", "detail", b"detail", "events", b"events", "exit_code", b"exit_code", "image", b"image", "is_desired", b"is_desired", "job_name", b"job_name", "key", b"key", "node_id", b"node_id", "placements", b"placements", "refusals", b"refusals", "restarts", b"restarts", "retry_at", b"retry_at", "spec", b"spec", "state", b"state", "technology", b"technology", "updated_at", b"updated_at", "usage", b"usage", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__exit_code: _TypeAlias = _typing.Literal["exit_code"]  # noqa: Y015
     _WhichOneofArgType__exit_code: _TypeAlias = _typing.Literal["_exit_code", b"_exit_code"]  # noqa: Y015

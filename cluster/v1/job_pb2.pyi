@@ -419,6 +419,7 @@ class Job(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     UPDATE_FIELD_NUMBER: _builtins.int
+    IS_DELETED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the root's id, up to 128 characters of those of a name."""
     instance_count: _builtins.int
@@ -426,7 +427,11 @@ class Job(_message.Message):
     running_count: _builtins.int
     """running_count is how many of them run. Written by the manager."""
     state: _builtins.str
-    """state summarises the instances: the one furthest from RUNNING."""
+    """state summarises the instances: the one furthest from RUNNING; STOPPED where it has none."""
+    is_deleted: _builtins.bool
+    """is_deleted is true once all its instances were deleted: it is remembered, but its name means it no longer. A job
+    that was scaled to no instances is not deleted.
+    """
     @_builtins.property
     def spec(self) -> Global___JobSpec:
         """spec is the newest specification."""
@@ -437,7 +442,7 @@ class Job(_message.Message):
 
     @_builtins.property
     def update(self) -> Global___RollingUpdate:
-        """update tells how far a rolling update is. Absent: none under way."""
+        """update tells how far a rolling update is. Absent: none under way, and none failed."""
 
     def __init__(
         self,
@@ -449,10 +454,11 @@ class Job(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         state: _builtins.str = ...,
         update: Global___RollingUpdate | None = ...,
+        is_deleted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "spec", b"spec", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "instance_count", b"instance_count", "running_count", b"running_count", "spec", b"spec", "state", b"state", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "id", b"id", "instance_count", b"instance_count", "is_deleted", b"is_deleted", "running_count", b"running_count", "spec", b"spec", "state", b"state", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -507,7 +513,7 @@ class RollingUpdate(_message.Message):
     total_count: _builtins.int
     """total_count is how many there are."""
     detail: _builtins.str
-    """detail says in words what is waited for, or what went wrong."""
+    """detail says in words what is waited for, or what went wrong, and then what can be done."""
     def __init__(
         self,
         *,

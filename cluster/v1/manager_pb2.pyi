@@ -607,12 +607,17 @@ class DeployInstancesRequest(_message.Message):
     SPECS_FIELD_NUMBER: _builtins.int
     DEPLOYMENTS_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
+    IS_RERUN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """request_id is for tracing only."""
+    """request_id is for tracing; with is_rerun it is what makes a request a new one, 1 to 128 characters."""
     actor: _builtins.str
     """actor is who asks: root or operator."""
     route: _root_pb2.RootRoute.ValueType
     """route is by which a root's order came."""
+    is_rerun: _builtins.bool
+    """is_rerun asks for another run of what has ended. What runs, or is on its way, stays as it is. The last request_id
+    that asked for one is remembered with each instance: repeated, it starts nothing.
+    """
     @_builtins.property
     def specs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.JobSpec]:
         """specs are the distinct specifications."""
@@ -629,10 +634,11 @@ class DeployInstancesRequest(_message.Message):
         specs: _abc.Iterable[_job_pb2.JobSpec] | None = ...,
         deployments: _abc.Iterable[Global___InstanceDeployment] | None = ...,
         route: _root_pb2.RootRoute.ValueType = ...,
+        is_rerun: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "deployments", b"deployments", "request_id", b"request_id", "route", b"route", "specs", b"specs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "deployments", b"deployments", "is_rerun", b"is_rerun", "request_id", b"request_id", "route", b"route", "specs", b"specs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1038,7 +1044,7 @@ class GetJobRequest(_message.Message):
 
     JOB_FIELD_NUMBER: _builtins.int
     job: _builtins.str
-    """job is an id or a unique name."""
+    """job is an id, or a name that one living job has."""
     def __init__(
         self,
         *,
@@ -1373,6 +1379,146 @@ class WatchEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchEventsResponse: _TypeAlias = WatchEventsResponse  # noqa: Y015
+
+@_typing.final
+class AdoptOrphansRequest(_message.Message):
+    """AdoptOrphansRequest names copies that run on a node and are not known here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    JOB_NAME_FIELD_NUMBER: _builtins.int
+    INSTANCE_NUMBER_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """request_id is for tracing only."""
+    actor: _builtins.str
+    """actor is who asks: operator."""
+    node: _builtins.str
+    """node is an id, an alias or a name."""
+    job_name: _builtins.str
+    """job_name is the job's name on the node."""
+    instance_number: _builtins.int
+    """instance_number is the instance's number. Absent: all of that name there."""
+    job_id: _builtins.str
+    """job_id is the job that the orphans belong to. Empty: the one that the node tells, else the living one of that name,
+    else a new one.
+    """
+    @_builtins.property
+    def spec(self) -> _job_pb2.JobSpec:
+        """spec is what runs there. Absent: what the worker says, else the job's."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        node: _builtins.str = ...,
+        job_name: _builtins.str = ...,
+        instance_number: _builtins.int | None = ...,
+        spec: _job_pb2.JobSpec | None = ...,
+        job_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_instance_number", b"_instance_number", "instance_number", b"instance_number", "spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_instance_number", b"_instance_number", "actor", b"actor", "instance_number", b"instance_number", "job_id", b"job_id", "job_name", b"job_name", "node", b"node", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__instance_number: _TypeAlias = _typing.Literal["instance_number"]  # noqa: Y015
+    _WhichOneofArgType__instance_number: _TypeAlias = _typing.Literal["_instance_number", b"_instance_number"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_number) -> _WhichOneofReturnType__instance_number | None: ...
+
+Global___AdoptOrphansRequest: _TypeAlias = AdoptOrphansRequest  # noqa: Y015
+
+@_typing.final
+class AdoptOrphansResponse(_message.Message):
+    """AdoptOrphansResponse lists what was adopted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[_instance_pb2.Instance]:
+        """instances are without specification and history."""
+
+    def __init__(
+        self,
+        *,
+        instances: _abc.Iterable[_instance_pb2.Instance] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptOrphansResponse: _TypeAlias = AdoptOrphansResponse  # noqa: Y015
+
+@_typing.final
+class DeleteOrphansRequest(_message.Message):
+    """DeleteOrphansRequest names copies that run on a node and are not known here."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    JOB_NAME_FIELD_NUMBER: _builtins.int
+    INSTANCE_NUMBER_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """request_id is for tracing only."""
+    actor: _builtins.str
+    """actor is who asks: operator."""
+    node: _builtins.str
+    """node is an id, an alias or a name."""
+    job_name: _builtins.str
+    """job_name is the job's name on the node."""
+    instance_number: _builtins.int
+    """instance_number is the instance's number. Absent: all of that name there."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        node: _builtins.str = ...,
+        job_name: _builtins.str = ...,
+        instance_number: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_instance_number", b"_instance_number", "instance_number", b"instance_number"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_instance_number", b"_instance_number", "actor", b"actor", "instance_number", b"instance_number", "job_name", b"job_name", "node", b"node", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__instance_number: _TypeAlias = _typing.Literal["instance_number"]  # noqa: Y015
+    _WhichOneofArgType__instance_number: _TypeAlias = _typing.Literal["_instance_number", b"_instance_number"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__instance_number) -> _WhichOneofReturnType__instance_number | None: ...
+
+Global___DeleteOrphansRequest: _TypeAlias = DeleteOrphansRequest  # noqa: Y015
+
+@_typing.final
+class DeleteOrphansResponse(_message.Message):
+    """DeleteOrphansResponse lists what is being stopped."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[_instance_pb2.Instance]:
+        """instances are without specification and history; those of engines, which tell no job, have an id of their own."""
+
+    def __init__(
+        self,
+        *,
+        instances: _abc.Iterable[_instance_pb2.Instance] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteOrphansResponse: _TypeAlias = DeleteOrphansResponse  # noqa: Y015
 
 @_typing.final
 class StreamLogsRequest(_message.Message):

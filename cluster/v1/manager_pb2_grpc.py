@@ -145,6 +145,16 @@ class ManagerServiceStub:
                 request_serializer=cluster_dot_v1_dot_manager__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=cluster_dot_v1_dot_manager__pb2.WatchEventsResponse.FromString,
                 _registered_method=True)
+        self.AdoptOrphans = channel.unary_unary(
+                '/cluster.v1.ManagerService/AdoptOrphans',
+                request_serializer=cluster_dot_v1_dot_manager__pb2.AdoptOrphansRequest.SerializeToString,
+                response_deserializer=cluster_dot_v1_dot_manager__pb2.AdoptOrphansResponse.FromString,
+                _registered_method=True)
+        self.DeleteOrphans = channel.unary_unary(
+                '/cluster.v1.ManagerService/DeleteOrphans',
+                request_serializer=cluster_dot_v1_dot_manager__pb2.DeleteOrphansRequest.SerializeToString,
+                response_deserializer=cluster_dot_v1_dot_manager__pb2.DeleteOrphansResponse.FromString,
+                _registered_method=True)
         self.StreamLogs = channel.unary_stream(
                 '/cluster.v1.ManagerService/StreamLogs',
                 request_serializer=cluster_dot_v1_dot_manager__pb2.StreamLogsRequest.SerializeToString,
@@ -247,6 +257,16 @@ class ManagerServiceServicer:
 
     def DeployInstances(self, request, context):
         """DeployInstances saves that instances should run; up to thousands in one call, all or none.
+        What tells a repetition from a new wish is not the request: it is what the manager holds of the instance.
+        - It is wanted and the specification is the same: a repetition. It goes on as it is, whatever its state. What has
+        done its work (COMPLETED), and what runs once and has ended in any way, is not run again; only an instance that is
+        to run on and FAILED or was LOST for good is tried again.
+        - It was deleted: a new wish, which starts at once, whatever was said before. Numbers may be used again.
+        - The specification is another one (all of it but `document_json`): a new wish, which replaces what there is.
+        - `is_rerun` with a new `request_id`: a new wish, which starts again what has ended. The same `request_id` again is a
+        repetition.
+        So a caller may repeat a call whose answer it lost, and a root, which repeats nothing and uses numbers again after a
+        delete, gets what it asks for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -267,21 +287,24 @@ class ManagerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReplicateJob(self, request, context):
-        """ReplicateJob sets the number of instances of a job.
+        """ReplicateJob sets the number of instances of a job. With none it is kept until it is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateJob(self, request, context):
-        """UpdateJob changes the specification of all instances of a job, in batches behind a health gate.
+        """UpdateJob changes the specification of all instances of a job, in batches behind a health gate. Nothing is done
+        while that very update is under way, or where every wanted instance has the specification; one that failed begins
+        again. FAILED_PRECONDITION while the job is rolled back from that specification.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ControlUpdate(self, request, context):
-        """ControlUpdate pauses, resumes or rolls back the update of a job.
+        """ControlUpdate pauses, resumes or rolls back the update of a job; one that failed and was not rolled back can be
+        resumed, with new attempts, or rolled back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -295,7 +318,8 @@ class ManagerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetJob(self, request, context):
-        """GetJob reads one job by id or by unique name.
+        """GetJob reads one job by id, or the living job of a name, or the last one that had the name. INVALID_ARGUMENT where
+        several living jobs have it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -331,6 +355,21 @@ class ManagerServiceServicer:
 
     def WatchEvents(self, request, context):
         """WatchEvents streams the history as it happens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AdoptOrphans(self, request, context):
+        """AdoptOrphans makes copies that run on a node unknown instances of this cluster, in the generation that runs and
+        without restarting them. Repeating it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteOrphans(self, request, context):
+        """DeleteOrphans ends copies that run on a node unknown; the order is repeated until the node confirms it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -490,6 +529,16 @@ def add_ManagerServiceServicer_to_server(servicer, server):
                     servicer.WatchEvents,
                     request_deserializer=cluster_dot_v1_dot_manager__pb2.WatchEventsRequest.FromString,
                     response_serializer=cluster_dot_v1_dot_manager__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'AdoptOrphans': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdoptOrphans,
+                    request_deserializer=cluster_dot_v1_dot_manager__pb2.AdoptOrphansRequest.FromString,
+                    response_serializer=cluster_dot_v1_dot_manager__pb2.AdoptOrphansResponse.SerializeToString,
+            ),
+            'DeleteOrphans': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteOrphans,
+                    request_deserializer=cluster_dot_v1_dot_manager__pb2.DeleteOrphansRequest.FromString,
+                    response_serializer=cluster_dot_v1_dot_manager__pb2.DeleteOrphansResponse.SerializeToString,
             ),
             'StreamLogs': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamLogs,
@@ -1117,6 +1166,60 @@ class ManagerService:
             '/cluster.v1.ManagerService/WatchEvents',
             cluster_dot_v1_dot_manager__pb2.WatchEventsRequest.SerializeToString,
             cluster_dot_v1_dot_manager__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdoptOrphans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.v1.ManagerService/AdoptOrphans',
+            cluster_dot_v1_dot_manager__pb2.AdoptOrphansRequest.SerializeToString,
+            cluster_dot_v1_dot_manager__pb2.AdoptOrphansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteOrphans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cluster.v1.ManagerService/DeleteOrphans',
+            cluster_dot_v1_dot_manager__pb2.DeleteOrphansRequest.SerializeToString,
+            cluster_dot_v1_dot_manager__pb2.DeleteOrphansResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -54,21 +54,39 @@ class ManagerServiceStub:
     RemoveNode: _grpc.UnaryUnaryMultiCallable[_manager_pb2.RemoveNodeRequest, _manager_pb2.RemoveNodeResponse]
     """RemoveNode forgets a node. FAILED_PRECONDITION while it holds instances or is alive, unless forced."""
     DeployInstances: _grpc.UnaryUnaryMultiCallable[_manager_pb2.DeployInstancesRequest, _manager_pb2.DeployInstancesResponse]
-    """DeployInstances saves that instances should run; up to thousands in one call, all or none."""
+    """DeployInstances saves that instances should run; up to thousands in one call, all or none.
+    What tells a repetition from a new wish is not the request: it is what the manager holds of the instance.
+    - It is wanted and the specification is the same: a repetition. It goes on as it is, whatever its state. What has
+      done its work (COMPLETED), and what runs once and has ended in any way, is not run again; only an instance that is
+      to run on and FAILED or was LOST for good is tried again.
+    - It was deleted: a new wish, which starts at once, whatever was said before. Numbers may be used again.
+    - The specification is another one (all of it but `document_json`): a new wish, which replaces what there is.
+    - `is_rerun` with a new `request_id`: a new wish, which starts again what has ended. The same `request_id` again is a
+      repetition.
+    So a caller may repeat a call whose answer it lost, and a root, which repeats nothing and uses numbers again after a
+    delete, gets what it asks for.
+    """
     DeleteInstances: _grpc.UnaryUnaryMultiCallable[_manager_pb2.DeleteInstancesRequest, _manager_pb2.DeleteInstancesResponse]
     """DeleteInstances saves that instances should not run. Unknown and already ended ones succeed."""
     MoveInstance: _grpc.UnaryUnaryMultiCallable[_manager_pb2.MoveInstanceRequest, _manager_pb2.MoveInstanceResponse]
     """MoveInstance moves an instance to another node, make before break."""
     ReplicateJob: _grpc.UnaryUnaryMultiCallable[_manager_pb2.ReplicateJobRequest, _manager_pb2.ReplicateJobResponse]
-    """ReplicateJob sets the number of instances of a job."""
+    """ReplicateJob sets the number of instances of a job. With none it is kept until it is deleted."""
     UpdateJob: _grpc.UnaryUnaryMultiCallable[_manager_pb2.UpdateJobRequest, _manager_pb2.UpdateJobResponse]
-    """UpdateJob changes the specification of all instances of a job, in batches behind a health gate."""
+    """UpdateJob changes the specification of all instances of a job, in batches behind a health gate. Nothing is done
+    while that very update is under way, or where every wanted instance has the specification; one that failed begins
+    again. FAILED_PRECONDITION while the job is rolled back from that specification.
+    """
     ControlUpdate: _grpc.UnaryUnaryMultiCallable[_manager_pb2.ControlUpdateRequest, _manager_pb2.ControlUpdateResponse]
-    """ControlUpdate pauses, resumes or rolls back the update of a job."""
+    """ControlUpdate pauses, resumes or rolls back the update of a job; one that failed and was not rolled back can be
+    resumed, with new attempts, or rolled back.
+    """
     ListJobs: _grpc.UnaryUnaryMultiCallable[_manager_pb2.ListJobsRequest, _manager_pb2.ListJobsResponse]
     """ListJobs lists jobs by id."""
     GetJob: _grpc.UnaryUnaryMultiCallable[_manager_pb2.GetJobRequest, _manager_pb2.GetJobResponse]
-    """GetJob reads one job by id or by unique name."""
+    """GetJob reads one job by id, or the living job of a name, or the last one that had the name. INVALID_ARGUMENT where
+    several living jobs have it.
+    """
     ListInstances: _grpc.UnaryUnaryMultiCallable[_manager_pb2.ListInstancesRequest, _manager_pb2.ListInstancesResponse]
     """ListInstances lists instances by job and number."""
     GetInstance: _grpc.UnaryUnaryMultiCallable[_manager_pb2.GetInstanceRequest, _manager_pb2.GetInstanceResponse]
@@ -79,6 +97,12 @@ class ManagerServiceStub:
     """ListEvents lists the history, newest first."""
     WatchEvents: _grpc.UnaryStreamMultiCallable[_manager_pb2.WatchEventsRequest, _manager_pb2.WatchEventsResponse]
     """WatchEvents streams the history as it happens."""
+    AdoptOrphans: _grpc.UnaryUnaryMultiCallable[_manager_pb2.AdoptOrphansRequest, _manager_pb2.AdoptOrphansResponse]
+    """AdoptOrphans makes copies that run on a node unknown instances of this cluster, in the generation that runs and
+    without restarting them. Repeating it changes nothing.
+    """
+    DeleteOrphans: _grpc.UnaryUnaryMultiCallable[_manager_pb2.DeleteOrphansRequest, _manager_pb2.DeleteOrphansResponse]
+    """DeleteOrphans ends copies that run on a node unknown; the order is repeated until the node confirms it."""
     StreamLogs: _grpc.UnaryStreamMultiCallable[_manager_pb2.StreamLogsRequest, _manager_pb2.StreamLogsResponse]
     """StreamLogs streams the output of an instance from its worker."""
     ListQuarantined: _grpc.UnaryUnaryMultiCallable[_manager_pb2.ListQuarantinedRequest, _manager_pb2.ListQuarantinedResponse]
@@ -118,21 +142,39 @@ class ManagerServiceAsyncStub(ManagerServiceStub):
     RemoveNode: _aio.UnaryUnaryMultiCallable[_manager_pb2.RemoveNodeRequest, _manager_pb2.RemoveNodeResponse]  # type: ignore[assignment]
     """RemoveNode forgets a node. FAILED_PRECONDITION while it holds instances or is alive, unless forced."""
     DeployInstances: _aio.UnaryUnaryMultiCallable[_manager_pb2.DeployInstancesRequest, _manager_pb2.DeployInstancesResponse]  # type: ignore[assignment]
-    """DeployInstances saves that instances should run; up to thousands in one call, all or none."""
+    """DeployInstances saves that instances should run; up to thousands in one call, all or none.
+    What tells a repetition from a new wish is not the request: it is what the manager holds of the instance.
+    - It is wanted and the specification is the same: a repetition. It goes on as it is, whatever its state. What has
+      done its work (COMPLETED), and what runs once and has ended in any way, is not run again; only an instance that is
+      to run on and FAILED or was LOST for good is tried again.
+    - It was deleted: a new wish, which starts at once, whatever was said before. Numbers may be used again.
+    - The specification is another one (all of it but `document_json`): a new wish, which replaces what there is.
+    - `is_rerun` with a new `request_id`: a new wish, which starts again what has ended. The same `request_id` again is a
+      repetition.
+    So a caller may repeat a call whose answer it lost, and a root, which repeats nothing and uses numbers again after a
+    delete, gets what it asks for.
+    """
     DeleteInstances: _aio.UnaryUnaryMultiCallable[_manager_pb2.DeleteInstancesRequest, _manager_pb2.DeleteInstancesResponse]  # type: ignore[assignment]
     """DeleteInstances saves that instances should not run. Unknown and already ended ones succeed."""
     MoveInstance: _aio.UnaryUnaryMultiCallable[_manager_pb2.MoveInstanceRequest, _manager_pb2.MoveInstanceResponse]  # type: ignore[assignment]
     """MoveInstance moves an instance to another node, make before break."""
     ReplicateJob: _aio.UnaryUnaryMultiCallable[_manager_pb2.ReplicateJobRequest, _manager_pb2.ReplicateJobResponse]  # type: ignore[assignment]
-    """ReplicateJob sets the number of instances of a job."""
+    """ReplicateJob sets the number of instances of a job. With none it is kept until it is deleted."""
     UpdateJob: _aio.UnaryUnaryMultiCallable[_manager_pb2.UpdateJobRequest, _manager_pb2.UpdateJobResponse]  # type: ignore[assignment]
-    """UpdateJob changes the specification of all instances of a job, in batches behind a health gate."""
+    """UpdateJob changes the specification of all instances of a job, in batches behind a health gate. Nothing is done
+    while that very update is under way, or where every wanted instance has the specification; one that failed begins
+    again. FAILED_PRECONDITION while the job is rolled back from that specification.
+    """
     ControlUpdate: _aio.UnaryUnaryMultiCallable[_manager_pb2.ControlUpdateRequest, _manager_pb2.ControlUpdateResponse]  # type: ignore[assignment]
-    """ControlUpdate pauses, resumes or rolls back the update of a job."""
+    """ControlUpdate pauses, resumes or rolls back the update of a job; one that failed and was not rolled back can be
+    resumed, with new attempts, or rolled back.
+    """
     ListJobs: _aio.UnaryUnaryMultiCallable[_manager_pb2.ListJobsRequest, _manager_pb2.ListJobsResponse]  # type: ignore[assignment]
     """ListJobs lists jobs by id."""
     GetJob: _aio.UnaryUnaryMultiCallable[_manager_pb2.GetJobRequest, _manager_pb2.GetJobResponse]  # type: ignore[assignment]
-    """GetJob reads one job by id or by unique name."""
+    """GetJob reads one job by id, or the living job of a name, or the last one that had the name. INVALID_ARGUMENT where
+    several living jobs have it.
+    """
     ListInstances: _aio.UnaryUnaryMultiCallable[_manager_pb2.ListInstancesRequest, _manager_pb2.ListInstancesResponse]  # type: ignore[assignment]
     """ListInstances lists instances by job and number."""
     GetInstance: _aio.UnaryUnaryMultiCallable[_manager_pb2.GetInstanceRequest, _manager_pb2.GetInstanceResponse]  # type: ignore[assignment]
@@ -143,6 +185,12 @@ class ManagerServiceAsyncStub(ManagerServiceStub):
     """ListEvents lists the history, newest first."""
     WatchEvents: _aio.UnaryStreamMultiCallable[_manager_pb2.WatchEventsRequest, _manager_pb2.WatchEventsResponse]  # type: ignore[assignment]
     """WatchEvents streams the history as it happens."""
+    AdoptOrphans: _aio.UnaryUnaryMultiCallable[_manager_pb2.AdoptOrphansRequest, _manager_pb2.AdoptOrphansResponse]  # type: ignore[assignment]
+    """AdoptOrphans makes copies that run on a node unknown instances of this cluster, in the generation that runs and
+    without restarting them. Repeating it changes nothing.
+    """
+    DeleteOrphans: _aio.UnaryUnaryMultiCallable[_manager_pb2.DeleteOrphansRequest, _manager_pb2.DeleteOrphansResponse]  # type: ignore[assignment]
+    """DeleteOrphans ends copies that run on a node unknown; the order is repeated until the node confirms it."""
     StreamLogs: _aio.UnaryStreamMultiCallable[_manager_pb2.StreamLogsRequest, _manager_pb2.StreamLogsResponse]  # type: ignore[assignment]
     """StreamLogs streams the output of an instance from its worker."""
     ListQuarantined: _aio.UnaryUnaryMultiCallable[_manager_pb2.ListQuarantinedRequest, _manager_pb2.ListQuarantinedResponse]  # type: ignore[assignment]
@@ -239,7 +287,18 @@ class ManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _manager_pb2.DeployInstancesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_manager_pb2.DeployInstancesResponse, _abc.Awaitable[_manager_pb2.DeployInstancesResponse]]:
-        """DeployInstances saves that instances should run; up to thousands in one call, all or none."""
+        """DeployInstances saves that instances should run; up to thousands in one call, all or none.
+        What tells a repetition from a new wish is not the request: it is what the manager holds of the instance.
+        - It is wanted and the specification is the same: a repetition. It goes on as it is, whatever its state. What has
+          done its work (COMPLETED), and what runs once and has ended in any way, is not run again; only an instance that is
+          to run on and FAILED or was LOST for good is tried again.
+        - It was deleted: a new wish, which starts at once, whatever was said before. Numbers may be used again.
+        - The specification is another one (all of it but `document_json`): a new wish, which replaces what there is.
+        - `is_rerun` with a new `request_id`: a new wish, which starts again what has ended. The same `request_id` again is a
+          repetition.
+        So a caller may repeat a call whose answer it lost, and a root, which repeats nothing and uses numbers again after a
+        delete, gets what it asks for.
+        """
 
     @_abc_1.abstractmethod
     def DeleteInstances(
@@ -263,7 +322,7 @@ class ManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _manager_pb2.ReplicateJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_manager_pb2.ReplicateJobResponse, _abc.Awaitable[_manager_pb2.ReplicateJobResponse]]:
-        """ReplicateJob sets the number of instances of a job."""
+        """ReplicateJob sets the number of instances of a job. With none it is kept until it is deleted."""
 
     @_abc_1.abstractmethod
     def UpdateJob(
@@ -271,7 +330,10 @@ class ManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _manager_pb2.UpdateJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_manager_pb2.UpdateJobResponse, _abc.Awaitable[_manager_pb2.UpdateJobResponse]]:
-        """UpdateJob changes the specification of all instances of a job, in batches behind a health gate."""
+        """UpdateJob changes the specification of all instances of a job, in batches behind a health gate. Nothing is done
+        while that very update is under way, or where every wanted instance has the specification; one that failed begins
+        again. FAILED_PRECONDITION while the job is rolled back from that specification.
+        """
 
     @_abc_1.abstractmethod
     def ControlUpdate(
@@ -279,7 +341,9 @@ class ManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _manager_pb2.ControlUpdateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_manager_pb2.ControlUpdateResponse, _abc.Awaitable[_manager_pb2.ControlUpdateResponse]]:
-        """ControlUpdate pauses, resumes or rolls back the update of a job."""
+        """ControlUpdate pauses, resumes or rolls back the update of a job; one that failed and was not rolled back can be
+        resumed, with new attempts, or rolled back.
+        """
 
     @_abc_1.abstractmethod
     def ListJobs(
@@ -295,7 +359,9 @@ class ManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _manager_pb2.GetJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_manager_pb2.GetJobResponse, _abc.Awaitable[_manager_pb2.GetJobResponse]]:
-        """GetJob reads one job by id or by unique name."""
+        """GetJob reads one job by id, or the living job of a name, or the last one that had the name. INVALID_ARGUMENT where
+        several living jobs have it.
+        """
 
     @_abc_1.abstractmethod
     def ListInstances(
@@ -336,6 +402,24 @@ class ManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_manager_pb2.WatchEventsResponse], _abc.AsyncIterator[_manager_pb2.WatchEventsResponse]]:
         """WatchEvents streams the history as it happens."""
+
+    @_abc_1.abstractmethod
+    def AdoptOrphans(
+        self,
+        request: _manager_pb2.AdoptOrphansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_manager_pb2.AdoptOrphansResponse, _abc.Awaitable[_manager_pb2.AdoptOrphansResponse]]:
+        """AdoptOrphans makes copies that run on a node unknown instances of this cluster, in the generation that runs and
+        without restarting them. Repeating it changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteOrphans(
+        self,
+        request: _manager_pb2.DeleteOrphansRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_manager_pb2.DeleteOrphansResponse, _abc.Awaitable[_manager_pb2.DeleteOrphansResponse]]:
+        """DeleteOrphans ends copies that run on a node unknown; the order is repeated until the node confirms it."""
 
     @_abc_1.abstractmethod
     def StreamLogs(

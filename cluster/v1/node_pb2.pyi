@@ -305,7 +305,9 @@ Global___Node: _TypeAlias = Node  # noqa: Y015
 
 @_typing.final
 class Orphan(_message.Message):
-    """Orphan is a copy that runs on a node and that the manager does not know. It is left alone."""
+    """Orphan is a copy that runs on a node and that the manager does not know. It is left alone until somebody adopts or
+    deletes it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

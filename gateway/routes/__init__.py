@@ -6,8 +6,9 @@ from typing import Final
 
 from fastapi import APIRouter
 
-from gateway.routes import commands, events, instances, jobs, moves, nodes, registration, schedule, status
+from gateway.routes import commands, events, instances, jobs, moves, nodes, orphans, registration, schedule, status
 
 ROUTERS: Final[tuple[APIRouter, ...]] = tuple(
-    module.router for module in (commands, registration, schedule, moves, nodes, jobs, instances, events, status)
+    module.router
+    for module in (commands, registration, schedule, moves, nodes, orphans, jobs, instances, events, status)
 )

@@ -36,7 +36,7 @@ async def list_jobs(
 
 @router.get("/api/jobs/{job}", summary="Read a job", **openapi.documented(schemas.JobDetail))
 async def get_job(request: Request, job: str) -> Response:
-    """A job by id or unique name, with its specification as a job document, and its instances."""
+    """A job by id or by the name of a living one, with its specification as a job document, and its instances."""
     peers: Peers = request.app.state.peers
     answer = await peers.read(peers.manager_stub.GetJob, manager_pb2.GetJobRequest(job=job))
     instances = [instance_json(instance) for instance in answer.instances]

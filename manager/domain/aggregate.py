@@ -15,9 +15,9 @@ from cluster.errors import ConflictError
 from cluster.jobs import JobSpec, OnDisconnect, Resources
 from cluster.nodes import Dialect
 from manager.domain.events import DeleteRequested, DeployRequested, InstanceEvent, NodeWentDown, Planned
+from manager.domain.job_registry import JobRegistry, noted
 from manager.domain.machine import advance, wants_placement
 from manager.domain.model import (
-    Ended,
     Event,
     Instance,
     InstanceKey,
@@ -28,27 +28,27 @@ from manager.domain.model import (
     Placement,
 )
 from manager.domain.policy import Policy
-from manager.domain.registry import NodeRegistry
+from manager.domain.replicas import ROOT
+from manager.domain.tombstones import Ended, confirmed, owing, reopened, without_node
 from manager.domain.waiting import WaitingRoom
 
 Key = TypeVar("Key")
 NOTHING = Resources(cpu_millicores=0, memory_bytes=0, storage_bytes=0, gpus=0)
 
 
-class ClusterState(NodeRegistry):
+class ClusterState(JobRegistry):
     """Nodes, jobs and instances, and what is allocated where."""
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
         self.policy = policy
-        self.jobs: dict[str, Job] = {}
         self.instances: dict[InstanceKey, Instance] = {}
         self.allocated: defaultdict[str, Resources] = defaultdict(lambda: NOTHING)
         self.on_node: defaultdict[str, dict[InstanceKey, int]] = defaultdict(dict)
         self.of_job: defaultdict[str, dict[int, None]] = defaultdict(dict)
         self.waiting = WaitingRoom()
         self.leased: Counter[str] = Counter()
-        self.updating: dict[str, None] = {}
+        self.owing: defaultdict[str, dict[InstanceKey, None]] = defaultdict(dict)
         self.touched: dict[str, bool] = {}
         self.has_freed = False
         self._peers: defaultdict[str, dict[str, int]] = defaultdict(dict)
@@ -75,10 +75,6 @@ class ClusterState(NodeRegistry):
             self._index_node(saved)
         self.dirty_views[node_id] = None
 
-    def revert_job(self, job_id: str, saved: Job | None) -> None:
-        """Go back to what is saved of a job."""
-        self._index_job(job_id, saved)
-
     def revert_instance(self, key: InstanceKey, saved: Instance | None) -> None:
         """Go back to what is saved of an instance."""
         old = self.instances.pop(key, None)
@@ -92,9 +88,12 @@ class ClusterState(NodeRegistry):
     # Nodes
 
     def remove_node(self, node_id: str) -> None:
-        """Forget a node that holds nothing. Raises ConflictError while it does."""
+        """Forget a node that holds nothing, and what it owes. Raises ConflictError while it holds something."""
         if self.on_node.get(node_id):
             raise ConflictError(f"node {node_id} still holds {len(self.on_node[node_id])} instances", field="node")
+        for key in tuple(self.owing.get(node_id, ())):
+            instance = self.instances[key]
+            self.put(replace(instance, ended=without_node(instance.ended, node_id)))
         self._unindex_node(node_id)
         self.live.pop(node_id, None)
         self.allocated.pop(node_id, None)
@@ -103,52 +102,66 @@ class ClusterState(NodeRegistry):
 
     # Jobs and instances
 
-    def deploy(self, wanted: Sequence[tuple[InstanceKey, JobSpec]], actor: str, now_ms: int) -> list[Instance]:
-        """Save that instances should run. Repeating it changes nothing."""
-        return [self._deploy_one(key, spec, actor, now_ms) for key, spec in wanted]
+    def deploy(
+        self, wanted: Sequence[tuple[InstanceKey, JobSpec]], actor: str, now_ms: int, *, rerun_id: str = ""
+    ) -> list[Instance]:
+        """Save that instances should run. Repeating it changes nothing.
 
-    def _deploy_one(self, key: InstanceKey, spec: JobSpec, actor: str, now_ms: int) -> Instance:
+        `rerun_id` is the id of a request that asks for another run of what has ended: a new one starts it, the last one
+        again does not.
+        """
+        return [self._deploy_one(key, spec, actor, now_ms, rerun_id) for key, spec in wanted]
+
+    def _deploy_one(self, key: InstanceKey, spec: JobSpec, actor: str, now_ms: int, rerun_id: str) -> Instance:
         self.put_job_spec(key.job_id, spec, actor, now_ms)
         if key in self.instances:
-            return self.apply(key, DeployRequested(actor=actor, spec=spec), now_ms)
-        fresh = Instance(key=key, spec=spec, is_desired=True, state=InstanceState.REQUESTED, created_at_ms=now_ms)
+            wish = DeployRequested(actor=actor, spec=spec, is_rerun=bool(rerun_id), request_id=rerun_id)
+            return self.apply(key, wish, now_ms)
+        fresh = Instance(
+            key=key,
+            spec=spec,
+            is_desired=True,
+            state=InstanceState.REQUESTED,
+            rerun_id=rerun_id,
+            created_at_ms=now_ms,
+        )
         cause = "it was requested"
         event = Event(at_ms=now_ms, actor=actor, kind="requested", state=fresh.state, cause=cause)
         return self.put(replace(fresh.recorded(event), detail=cause))
 
-    def put_job_spec(self, job_id: str, spec: JobSpec, actor: str, now_ms: int) -> Job:
-        """Create a job, or give it a newer specification."""
-        job = self.jobs.get(job_id)
-        if job is None:
-            return self.put_job(Job(id=job_id, spec=spec, created_at_ms=now_ms, owner=actor))
-        if job.spec != spec:
-            return self.put_job(replace(job, spec=spec, update=None))
-        return job
-
     def redeploy(self, key: InstanceKey, spec: JobSpec, now_ms: int) -> Instance:
-        """Give one instance another specification on behalf of an update of its job."""
-        return self.apply(key, DeployRequested(actor="manager", spec=spec), now_ms)
-
-    def put_job(self, job: Job) -> Job:
-        """Replace a job and mark it dirty."""
-        old = self.jobs.get(job.id)
-        job = replace(job, version=(old.version if old else 0) + 1)
-        self._index_job(job.id, job)
-        self.dirty.jobs[job.id] = None
-        self._log(f"job:{job.id}", old, job)
-        return job
-
-    def _index_job(self, job_id: str, job: Job | None) -> None:
-        self.jobs.pop(job_id, None)
-        self.updating.pop(job_id, None)
-        if job is not None:
-            self.jobs[job_id] = job
-            if job.update is not None:
-                self.updating[job_id] = None
+        """Give one instance a specification on behalf of an update of its job; what failed on it is tried again."""
+        return self.apply(key, DeployRequested(actor="manager", spec=spec, is_rerun=True), now_ms)
 
     def delete(self, keys: Iterable[InstanceKey], actor: str, now_ms: int) -> list[Instance]:
         """Save that instances should not run; number -1 means all of the job. Unknown ones are passed over."""
-        return [self._delete_one(key, actor, now_ms) for key in self._expand(keys)]
+        keys = tuple(keys)
+        deleted = [self._delete_one(key, actor, now_ms) for key in self._expand(keys)]
+        for job_id in {key.job_id: None for key in keys if self._ends_job(key, actor)}:
+            self._end_kept(job_id)
+        return deleted
+
+    def keep_job(self, job_id: str, actor: str, now_ms: int) -> None:
+        """A job that was scaled to no instances lives on until it is deleted."""
+        job = self.jobs[job_id]
+        if not job.is_kept:
+            cause = "it has no instances now and is kept until it is deleted"
+            self.put_job(noted(replace(job, is_kept=True), actor, "scaled_to_0", cause, now_ms))
+
+    def _ends_job(self, key: InstanceKey, actor: str) -> bool:
+        """Whether a delete is about all of a job that is kept without instances.
+
+        A root names only some of the instances of a service that it deletes, and nothing of what is gone here.
+        """
+        job = self.jobs.get(key.job_id)
+        if job is None or not job.is_kept or self._wanted.get(key.job_id):
+            return False
+        return key.number == -1 or actor == job.owner == ROOT
+
+    def _end_kept(self, job_id: str) -> None:
+        self.put_job(replace(self.jobs[job_id], is_kept=False))
+        if not self.of_job.get(job_id):
+            self._drop_job(job_id)
 
     def _expand(self, keys: Iterable[InstanceKey]) -> list[InstanceKey]:
         expanded: dict[InstanceKey, None] = {}
@@ -187,14 +200,13 @@ class ClusterState(NodeRegistry):
         return instance
 
     def purge(self, key: InstanceKey) -> None:
-        """Forget an instance that ended, and its job with the last one."""
+        """Forget an instance that ended, and with the last one its job, unless that is kept."""
         instance = self.instances.pop(key)
         self.waiting.change(instance, None)
         self._unindex(instance)
         self.dirty.instances[key] = None
-        if self._unindex_number(key) and key.job_id in self.jobs:
-            self._index_job(key.job_id, None)
-            self.dirty.jobs[key.job_id] = None
+        if self._unindex_number(key) and not self.is_living(key.job_id):
+            self._drop_job(key.job_id)
 
     def _unindex_number(self, key: InstanceKey) -> bool:
         """Whether it was the last one of its job."""
@@ -209,13 +221,25 @@ class ClusterState(NodeRegistry):
     def _index(self, old: Instance | None, new: Instance) -> None:
         if old is not None:
             self._unindex(old)
-            self.has_freed |= not _held(old) <= _held(new)
+            self._note_closed(new, _held(old) - _held(new))
         self.waiting.change(old, new)
         self.instances[new.key] = new
+        if new.is_desired:
+            self._count_wanted(new.key.job_id, 1)
+        for item in owing(new.ended):
+            self.owing[item.node_id][new.key] = None
         self.of_job[new.key.job_id][new.key.number] = None
         self._named[new.spec.name, new.key.number][new.key] = None
         for _, placement in new.placements():
             self._reserve(new.key, placement)
+
+    def _note_closed(self, instance: Instance, closed: set[tuple[str, int]]) -> None:
+        """Room is free; an engine may still have what ended there."""
+        self.has_freed |= bool(closed)
+        for ended in instance.ended:
+            node = self.nodes.get(ended.node_id) if (ended.node_id, ended.generation) in closed else None
+            if node is not None and node.registration.dialect.is_engine:
+                self.live[node.id].listing.closing[instance.spec.name, instance.key.number] = ended.at_ms
 
     def _reserve(self, key: InstanceKey, placement: Placement) -> None:
         node_id = placement.node_id
@@ -230,6 +254,12 @@ class ClusterState(NodeRegistry):
         self.dirty_views[node_id] = None
 
     def _unindex(self, instance: Instance) -> None:
+        if instance.is_desired:
+            self._count_wanted(instance.key.job_id, -1)
+        for item in owing(instance.ended):
+            self.owing[item.node_id].pop(instance.key, None)
+            if not self.owing[item.node_id]:
+                del self.owing[item.node_id]
         named = (instance.spec.name, instance.key.number)
         self._named[named].pop(instance.key, None)
         if not self._named[named]:
@@ -317,6 +347,30 @@ class ClusterState(NodeRegistry):
             return None
         _, key, ended = max(found, key=lambda item: item[0])
         return self.instances[key], ended
+
+    # What nodes owe
+
+    def owes(self, key: InstanceKey) -> list[Ended]:
+        """What has ended of an instance on nodes of this cluster that have not confirmed it."""
+        return [item for item in owing(self.instances[key].ended) if item.node_id in self.nodes]
+
+    def confirm(self, key: InstanceKey, node_id: str, generation: int | None) -> None:
+        """A node said that nothing of an instance up to a generation (None: of any) is left there."""
+        instance = self.instances[key]
+        ended = confirmed(instance.ended, node_id, generation)
+        if ended is not instance.ended:
+            self.put(replace(instance, ended=ended))
+
+    def reopen(self, key: InstanceKey, node_id: str, generation: int, now_ms: int) -> None:
+        """A node runs what had ended there: it owes a confirmation anew."""
+        instance = self.instances[key]
+        ended = reopened(instance.ended, node_id, generation, now_ms)
+        if ended is not instance.ended:
+            self.put(replace(instance, ended=ended))
+
+    def named(self, job_name: str, number: int) -> list[Instance]:
+        """The instances of that name and number, of whatever job: nodes without generations take them for one."""
+        return [self.instances[key] for key in self._named.get((job_name, number), ())]
 
     def peers(self, job_id: str) -> dict[str, int]:
         """How many open placements of a job each node has."""

@@ -10,6 +10,8 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import orjson
+
 from cluster.payloads import StateReport, bounded_exit_code
 from manager.domain.aggregate import ClusterState
 from manager.domain.effects import Verb
@@ -57,7 +59,7 @@ def on_state(state: ClusterState, node: Node, report: StateReport, now_ms: int) 
     if key is None or found is None:
         findings.unknown_count += 1
         return findings
-    event = _meaning(state, node, report, seen, key, found[1], findings)
+    event = _meaning(state, node, report, seen, key, found[1], now_ms, findings)
     if event is not None:
         state.apply(key, event, now_ms)
     return findings
@@ -70,11 +72,12 @@ def _meaning(
     seen: Seen,
     key: InstanceKey,
     placement: Placement,
+    now_ms: int,
     findings: Findings,
 ) -> Observed | None:
     """The event that a state stands for; None where it changes nothing."""
     if _BLOCKED.search(report.detail) and seen is Seen.FAILED:
-        return _on_blocked(state, node, report, key, placement, findings)
+        return _on_blocked(state, node, report, key, placement, now_ms, findings)
     if report.detail.casefold() in _THERE and seen is Seen.FAILED:
         return _event(node, placement, Seen.STARTING, "the engine has it already")
     if placement.state is S.STOPPING:
@@ -92,7 +95,13 @@ def _meaning(
 
 
 def _on_blocked(
-    state: ClusterState, node: Node, report: StateReport, key: InstanceKey, placement: Placement, findings: Findings
+    state: ClusterState,
+    node: Node,
+    report: StateReport,
+    key: InstanceKey,
+    placement: Placement,
+    now_ms: int,
+    findings: Findings,
 ) -> Observed | None:
     """An older container of that name is still there: deploy once more after its end, then give this node up."""
     if placement.state is not S.SCHEDULED:
@@ -102,7 +111,7 @@ def _on_blocked(
         listing.conflicts[name] = placement.generation
         findings.repeats.append(Repeat(Verb.DEPLOY, key, state.policy.refence_ms / 1000))
         return None
-    listing.blocked.add(name)
+    listing.blocked[name] = now_ms
     return _event(node, placement, Seen.FAILED, f"an older container is in the way: {report.detail}")
 
 
@@ -113,8 +122,15 @@ def _ended_or_alive(node: Node, report: StateReport, seen: Seen, placement: Plac
     its engine) the outcome is unknown.
     """
     exited = _EXIT.search(report.detail)
-    detail = "" if report.detail == _STALE_DETAIL else report.detail
+    is_echo = report.detail in (_STALE_DETAIL, _told_detail(placement))
+    detail = "" if is_echo else report.detail
     return _event(node, placement, seen, detail, bounded_exit_code(int(exited.group(1))) if exited else None)
+
+
+def _told_detail(placement: Placement) -> str | None:
+    """The `status_detail` of the document that the engine was given, which it sends back as if it were its own."""
+    detail = orjson.loads(placement.spec.document).get("status_detail")
+    return detail if isinstance(detail, str) else None
 
 
 def _event(node: Node, placement: Placement, seen: Seen, detail: str, exit_code: int | None = None) -> Observed:
@@ -135,7 +151,7 @@ def on_restart(state: ClusterState, old: Node, node: Node, now_ms: int, mono_s: 
     """A known engine registered again: before that it removed its containers, so nothing of ours is left there."""
     live = state.live[node.id]
     is_heard = mono_s - live.listing.heard_s < GAP_PERIODS * state.policy.engine_period_ms / 1000
-    live.listing = Listing(beat_before_s=live.listing.usual_beat_s() if is_heard else 0.0)
+    live.listing = Listing(beat_before_s=live.listing.usual_beat_s() if is_heard else 0.0, started_ms=now_ms)
     cause = "it registered again: an engine removes its containers when it starts"
     state.set_node_state(node.id, NodeState.REGISTERED, cause, now_ms)
     ip, old_ip = node.registration.ip, old.registration.ip
@@ -145,6 +161,8 @@ def on_restart(state: ClusterState, old: Node, node: Node, now_ms: int, mono_s: 
         for _, placement in tuple(state.instances[key].placements()):
             if placement.node_id == node.id:
                 state.apply(key, _event(node, placement, Seen.ABSENT, "its engine started anew"), now_ms)
+    for key in tuple(state.owing.get(node.id, ())):
+        state.confirm(key, node.id, None)
 
 
 def on_telemetry(state: ClusterState, node: Node, source: str, now_ms: int, mono_s: float) -> None:
@@ -206,11 +224,18 @@ def exclusions(state: ClusterState, instance: Instance) -> Exclusions:
     }
     here = {placement.node_id for _, placement in instance.placements()}
     nodes: dict[str, Refusal] = {}
-    for node in (node for item in instance.ended if (node := state.nodes.get(item.node_id))):
+    for node in _earlier(state, instance):
         listing = state.live[node.id].listing
         if name in listing.blocked or (name in listing.listed and node.id not in here):
             nodes[node.id] = Refusal(reason=ENGINE_REASONS[1], node_count=1, detail=node.name)
     return Exclusions(kinds=kinds, nodes=nodes)
+
+
+def _earlier(state: ClusterState, instance: Instance) -> list[Node]:
+    """The nodes that the instance, or another of its name and number, was on: an engine takes one for the other."""
+    alike = state.named(instance.spec.name, instance.key.number)
+    node_ids = {item.node_id: None for other in alike for item in other.ended}
+    return [node for node_id in node_ids if (node := state.nodes.get(node_id))]
 
 
 def named(refusals: tuple[Refusal, ...], excluded: Exclusions) -> tuple[Refusal, ...]:

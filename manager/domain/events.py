@@ -28,10 +28,15 @@ class Seen(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class DeployRequested:
-    """Somebody wants the instance to run this specification."""
+    """Somebody wants the instance to run this specification.
+
+    `is_rerun`: what has ended is to run again, unless the request `request_id` asked for that before ("": it did not).
+    """
 
     actor: str
     spec: JobSpec
+    is_rerun: bool = False
+    request_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,8 @@ class Observed:
     """A node told of a placement; `generation` None from nodes that tell none.
 
     `has_given_up`: the node itself starts what fails again, and this was the last of its attempts. `is_news`: nothing
-    that this worker told was later, so that its words hold now.
+    that this worker told was later, so that its words hold now. `restarts` is how often it started this copy again,
+    None from nodes that do not count. `is_assumed`: the node did not say so; an end is concluded from its silence.
     """
 
     node_id: str
@@ -85,6 +91,8 @@ class Observed:
     exit_code: int | None = None
     has_given_up: bool = False
     is_news: bool = False
+    restarts: int | None = None
+    is_assumed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

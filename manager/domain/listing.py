@@ -23,6 +23,7 @@ Name = tuple[str, int]
 GAP_PERIODS: Final = 2.5
 FORGET_PERIODS: Final = 3
 SOURCE_MEMORY_S: Final = 60.0
+BLOCKED_MS: Final = 300_000
 _ALTERNATIONS: Final = 4
 _ARRIVALS_KEPT: Final = 256
 _SILENCES_KEPT: Final = 5
@@ -51,7 +52,9 @@ class Listing:
     `beat_before_s` is how often it was heard before somebody registered under its name while it was heard; else 0.
     `ended_at_ms` is when the engine last told an end.
     `conflicts` holds the generation of each deploy that an older container of the same name blocked once; `blocked`
-    the names whose second attempt it blocked as well.
+    since when (milliseconds) the names are blocked whose second attempt it blocked as well.
+    `started_ms` is when the engine started: what ended before is gone. `closing` holds when an instance last ended
+    here that may still be there, `free` when it last ended of those that lists have shown to be gone.
     """
 
     period_s: float = 0.0
@@ -63,7 +66,10 @@ class Listing:
     is_settling: bool = True
     listed: dict[Name, Listed] = field(default_factory=dict)
     conflicts: dict[Name, int] = field(default_factory=dict)
-    blocked: set[Name] = field(default_factory=set)
+    blocked: dict[Name, int] = field(default_factory=dict)
+    started_ms: int = 0
+    closing: dict[Name, int] = field(default_factory=dict)
+    free: dict[Name, int] = field(default_factory=dict)
     _arrival: int = 0
     _arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=_ARRIVALS_KEPT))
     _gone: dict[Name, float] = field(default_factory=dict)
@@ -126,6 +132,26 @@ class Listing:
         if not self._arrivals or self._arrivals[-1] - start_s < periods * self.period_s:
             return False
         return self._count_after(start_s) >= min(max(2, ceil(periods)) * cycle, _ARRIVALS_KEPT)
+
+    def is_free(self, name: Name, ended_ms: int) -> bool:
+        """Whether what ended then is known to be gone, so that another of that name may be started."""
+        return ended_ms <= max(self.started_ms, self.free.get(name, 0))
+
+    def unblock(self, cycle: int, now_ms: int, mono_s: float, fence_ms: int) -> bool:
+        """After a list: forget what is in nobody's way any more. True where something was."""
+        gone = {
+            name: ended_ms
+            for name, ended_ms in self.closing.items()
+            if now_ms - ended_ms >= fence_ms or self.lacks(name, mono_s - (now_ms - ended_ms) / 1000, 1, cycle)
+        }
+        passed = [name for name, since_ms in self.blocked.items() if now_ms - since_ms >= BLOCKED_MS]
+        for name in gone:
+            del self.closing[name]
+        for name in passed:
+            del self.blocked[name]
+        self.free = {name: ended_ms for name, ended_ms in self.free.items() if now_ms - ended_ms < fence_ms}
+        self.free.update(gone)
+        return bool(gone or passed)
 
     def _count_after(self, mono_s: float) -> int:
         return sum(1 for arrival in self._arrivals if arrival > mono_s)

@@ -36,13 +36,17 @@ def on_resources(state: ClusterState, node: Node, resources: ResourceList, now_m
     if not live.listing.is_trusted(mono_s):
         return findings
     entries = [entry for entry in resources.entries if entry.status not in _ENDED]
-    for gone in live.listing.take(entries, mono_s, lists_per_period(node)):
+    cycle = lists_per_period(node)
+    for gone in live.listing.take(entries, mono_s, cycle):
         _on_gone(state, node, gone, now_ms)
+    state.has_freed |= live.listing.unblock(cycle, now_ms, mono_s, state.policy.refence_ms)
     for entry in entries:
         _on_listed(state, node, entry, now_ms, mono_s, findings)
     for key in [key for key in state.on_node[node.id] if key not in findings.usages]:
         _on_unlisted(state, node, key, now_ms, mono_s)
-    if live.listing.has_settled(lists_per_period(node)):
+    for key in tuple(state.owing.get(node.id, ())):
+        _settle_debt(state, node, key, now_ms, mono_s)
+    if live.listing.has_settled(cycle):
         findings.has_settled = True
     return findings
 
@@ -130,6 +134,7 @@ def _on_unplaced(
         _on_zombie(state, node, instance, listed, now_ms)
     listed.delete_count += 1
     listed.deleted_s = mono_s
+    state.reopen(instance.key, node.id, ended.generation, now_ms)
     spec = instance.spec
     if entry.technology in node.registration.technologies:
         spec = replace(spec, technology=entry.technology)
@@ -158,7 +163,7 @@ def _on_undeleted(
         return
     listed.delete_count = max(listed.delete_count, ZOMBIE_DELETES)
     detail = "the engine went on listing it and never answered a delete"
-    state.apply(key, _observed(node, placement, Seen.ABSENT, detail), now_ms)
+    state.apply(key, replace(_observed(node, placement, Seen.ABSENT, detail), is_assumed=True), now_ms)
     _on_zombie(state, node, state.instances[key], listed, now_ms)
 
 
@@ -172,6 +177,9 @@ def _on_zombie(state: ClusterState, node: Node, instance: Instance, listed: List
 
 
 def _on_gone(state: ClusterState, node: Node, gone: Listed, now_ms: int) -> None:
+    name = (gone.entry.job_name, gone.entry.number)
+    state.live[node.id].listing.blocked.pop(name, None)
+    state.has_freed |= bool(state.named(*name))
     if gone.is_zombie:
         cause = f"{gone.entry.job_name}.instance.{gone.entry.number} is not listed any more"
         state.note_node(node.id, "zombie_gone", cause, now_ms, detail="its telemetry arrives")
@@ -189,6 +197,16 @@ def _on_unlisted(state: ClusterState, node: Node, key: InstanceKey, now_ms: int,
         if listing.lacks(name, since_s, periods, lists_per_period(node)):
             detail = "none of the engine's lists holds it"
             state.apply(key, _observed(node, placement, Seen.ABSENT, detail), now_ms)
+
+
+def _settle_debt(state: ClusterState, node: Node, key: InstanceKey, now_ms: int, mono_s: float) -> None:
+    """What has ended and was not listed for as long as a start may take is gone."""
+    listing, instance = state.live[node.id].listing, state.instances[key]
+    for ended in state.owes(key):
+        since_s = mono_s - (now_ms - ended.at_ms) / 1000
+        name = (instance.spec.name, key.number)
+        if ended.node_id == node.id and listing.lacks(name, since_s, NEVER_STARTED_PERIODS, lists_per_period(node)):
+            state.confirm(key, node.id, ended.generation)
 
 
 def _absent_periods(placement: Placement) -> float | None:

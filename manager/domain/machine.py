@@ -66,7 +66,7 @@ def _illegal(instance: Instance, event: Any, now_ms: int, policy: Policy) -> Ins
 def _deploy_active(instance: Instance, event: DeployRequested, now_ms: int, policy: Policy) -> Instance:
     """Same specification: nothing to do. Another one: the old copy retires, the new one is placed."""
     if event.spec == instance.spec:
-        return instance
+        return _remember(instance, event)
     return _restart(_retire_current(instance, now_ms), event, now_ms, "the specification changed")
 
 
@@ -75,7 +75,39 @@ def _deploy_stopping(instance: Instance, event: DeployRequested, now_ms: int, po
 
 
 def _deploy_ended(instance: Instance, event: DeployRequested, now_ms: int, policy: Policy) -> Instance:
-    return _restart(_retire_current(instance, now_ms), event, now_ms, "requested again after it had ended")
+    """What was deleted starts at once. What ended by itself may be asked for again by mistake.
+
+    A request whose answer was lost is repeated: it starts nothing that has run to its end, unless it says that another
+    run is wanted and is not a repetition of the request that said so. What is to run on is tried again.
+    """
+    is_rerun = event.is_rerun and not _is_repeated(instance, event)
+    is_same = instance.is_desired and event.spec == instance.spec
+    if is_same and not is_rerun and (_runs_to_its_end(instance) or instance.current is not None):
+        return instance
+    why = f"{event.actor} asked for another run" if is_same and is_rerun else "requested again after it had ended"
+    return _restart(_retire_current(instance, now_ms), event, now_ms, why)
+
+
+def _runs_to_its_end(instance: Instance) -> bool:
+    """Whether it has done its work, or runs once and has ended, well or not."""
+    return instance.state is S.COMPLETED or instance.spec.runs_once
+
+
+def is_run_only_by_wish(instance: Instance) -> bool:
+    """Whether it ended for good and a plain repetition of its deploy starts nothing."""
+    is_over = instance.is_desired and instance.state in _ENDED and instance.retry_at_ms is None
+    return is_over and _runs_to_its_end(instance)
+
+
+def _is_repeated(instance: Instance, event: DeployRequested) -> bool:
+    return event.request_id != "" and event.request_id == instance.rerun_id
+
+
+def _remember(instance: Instance, event: DeployRequested) -> Instance:
+    """A wish for another run finds it running: repeated once it has ended, that wish starts nothing either."""
+    if not event.is_rerun or not event.request_id or _is_repeated(instance, event):
+        return instance
+    return replace(instance, rerun_id=event.request_id)
 
 
 def _restart(instance: Instance, event: DeployRequested, now_ms: int, cause: str) -> Instance:
@@ -86,6 +118,9 @@ def _restart(instance: Instance, event: DeployRequested, now_ms: int, cause: str
         state=S.REQUESTED,
         refusals=(),
         attempts=0,
+        failure="",
+        replaced_count=0,
+        rerun_id=(event.is_rerun and event.request_id) or instance.rerun_id,
         retry_at_ms=None,
         exit_code=None,
     )
@@ -134,6 +169,7 @@ def _plan(instance: Instance, event: Planned, now_ms: int, policy: Policy) -> In
         state=S.SCHEDULED,
         refusals=(),
         retry_at_ms=None,
+        replaced_count=instance.replaced_count + bool(instance.failure),
     )
     return note(placed, now_ms, "scheduler", "placed", event.cause or "the scheduler chose this node", event.node_id)
 
@@ -142,8 +178,9 @@ def _refuse(instance: Instance, event: PlanRefused, now_ms: int, policy: Policy)
     """The same reasons again are nothing new, whatever else is said of a node that comes near."""
     if not wants_placement(instance) or _is_known(instance, event):
         return instance
+    failure = f"; before that: {instance.failure}" if instance.failure else ""
     pending = replace(instance, state=S.PENDING, refusals=event.refusals, retry_at_ms=None)
-    return note(pending, now_ms, "scheduler", "refused", no_node(event.refusals))
+    return note(pending, now_ms, "scheduler", "refused", f"{no_node(event.refusals)}{failure}")
 
 
 def _is_known(instance: Instance, event: PlanRefused) -> bool:
@@ -169,7 +206,7 @@ def _move(instance: Instance, event: MovePlanned, now_ms: int, policy: Policy) -
     )
 
 
-_ACTIVE: Final = (S.REQUESTED, S.PENDING, S.SCHEDULED, S.STARTING, S.RUNNING, S.UNKNOWN)
+_ACTIVE: Final = (S.REQUESTED, S.PENDING, S.SCHEDULED, S.STARTING, S.RUNNING, S.RESTARTING, S.UNKNOWN)
 _ENDED: Final = (S.STOPPED, S.COMPLETED, S.FAILED, S.LOST)
 _EVENTS: Final[tuple[type, ...]] = get_args(InstanceEvent)
 Handler = Callable[[Instance, Any, int, Policy], Instance]
@@ -186,7 +223,7 @@ def _table() -> dict[tuple[InstanceState, type], Handler]:
         **dict.fromkeys(product(S, [Planned]), _plan),
         **dict.fromkeys(product(S, [PlanRefused]), _refuse),
         **dict.fromkeys(product(S, [MovePlanned]), _illegal),
-        (S.RUNNING, MovePlanned): _move,
+        **dict.fromkeys(product((S.RUNNING, S.RESTARTING), [MovePlanned]), _move),
         **dict.fromkeys(product(S, [Observed]), observe),
         **dict.fromkeys(product(S, [NodeWentDown]), node_down),
         **dict.fromkeys(product(S, [NodeCameBack]), node_back),

@@ -11,10 +11,10 @@ from cluster.jobs import JobSpec, Resources
 from cluster.nodes import Dialect, Registration
 from cluster.payloads import GpuTelemetry, ResourceEntry
 from manager.domain.listing import Listing
+from manager.domain.tombstones import Ended, buried
 
 KEPT_EVENTS: Final = 50
 MAX_EVENTS: Final = 8
-MAX_ENDED: Final = 10
 
 
 class InstanceState(StrEnum):
@@ -25,6 +25,7 @@ class InstanceState(StrEnum):
     SCHEDULED = "SCHEDULED"
     STARTING = "STARTING"
     RUNNING = "RUNNING"
+    RESTARTING = "RESTARTING"
     UNKNOWN = "UNKNOWN"
     STOPPING = "STOPPING"
     STOPPED = "STOPPED"
@@ -107,8 +108,9 @@ class Refusal:
 class Placement:
     """An instance on a node: reserves `spec.demand` there until it is closed.
 
-    `state` is SCHEDULED, STARTING, RUNNING, UNKNOWN or STOPPING. `deadline_ms` bounds how long it may stay in it.
-    `has_run` tells whether it was ever seen RUNNING, `is_live` whether it waits for its predecessor's running guest.
+    `state` is SCHEDULED, STARTING, RUNNING, RESTARTING, UNKNOWN or STOPPING. `deadline_ms` bounds how long it may stay
+    in it. `has_run` tells whether it was ever seen RUNNING, `is_live` whether it waits for its predecessor's running
+    guest. `restarts` is how often its worker started it again.
     """
 
     node_id: str
@@ -119,20 +121,16 @@ class Placement:
     deadline_ms: int | None = None
     has_run: bool = False
     is_live: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """A closed placement: what its node still reports of this generation is to be deleted there."""
-
-    node_id: str
-    generation: int
-    at_ms: int
+    restarts: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """A numbered copy of a job. `version` is that of the store's compare-and-set; the aggregate counts it up."""
+    """A numbered copy of a job. `version` is that of the store's compare-and-set; the aggregate counts it up.
+
+    `failure` is the first thing that went wrong since it last ran, `replaced_count` how often it was placed anew after
+    one. `rerun_id` is the id of the last request that asked for another run.
+    """
 
     key: InstanceKey
     spec: JobSpec
@@ -146,6 +144,9 @@ class Instance:
     generation: int = 0
     ended: tuple[Ended, ...] = ()
     attempts: int = 0
+    failure: str = ""
+    replaced_count: int = 0
+    rerun_id: str = ""
     retry_at_ms: int | None = None
     exit_code: int | None = None
     is_replica: bool = False
@@ -164,6 +165,11 @@ class Instance:
     def node_id(self) -> str:
         """The node of the current placement; "" without one."""
         return self.current.node_id if self.current else ""
+
+    @property
+    def restarts(self) -> int:
+        """How often its worker started the present copy again, and how often it was placed anew after a failure."""
+        return self.replaced_count + (self.current.restarts if self.current else 0)
 
     def placements(self) -> Iterator[tuple[Role, Placement]]:
         """The open placements."""
@@ -192,11 +198,16 @@ class Instance:
             return replace(self, successor=placement)
         return replace(self, retiring=placement)
 
-    def closed(self, role: Role, now_ms: int) -> Instance:
-        """The instance with one placement closed and remembered as ended."""
+    def closed(self, role: Role, now_ms: int, *, is_confirmed: bool = False) -> Instance:
+        """The instance with one placement closed and remembered as ended.
+
+        `is_confirmed`: by its node's own word. Closed in any other way, its node owes that word.
+        """
         placement = dict(self.placements())[role]
-        ended = Ended(node_id=placement.node_id, generation=placement.generation, at_ms=now_ms)
-        return replace(self.with_placement(role, None), ended=(*self.ended, ended)[-MAX_ENDED:])
+        ended = Ended(
+            node_id=placement.node_id, generation=placement.generation, at_ms=now_ms, is_confirmed=is_confirmed
+        )
+        return replace(self.with_placement(role, None), ended=buried(self.ended, ended))
 
     def recorded(self, event: Event) -> Instance:
         """The instance with one more entry of history; of the oldest only the store's log knows."""
@@ -221,27 +232,35 @@ class UpdatePhase(StrEnum):
 class Update:
     """A rolling change of a job's specification from `old` to the job's own; rolling back, the other way.
 
-    `began` holds when each instance in progress was changed, by its number.
+    `began` holds since when each instance in progress is not healthy, by its number. Crashes before `since_ms`, when
+    the update was begun or last resumed, do not count. Once it is rolled back (FAILED, `is_rolled_back`), `old` is the
+    specification that was given up.
     """
 
     old: JobSpec
     phase: UpdatePhase
     began: tuple[tuple[int, int], ...] = ()
+    since_ms: int = 0
     batch_size: int = 1
     health_deadline_ms: int = 300_000
     rollback_on_failure: bool = True
+    is_rolled_back: bool = False
     detail: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Groups the instances that came with one job id; `spec` is the newest specification, `owner` who made it first."""
+    """Groups the instances that came with one job id; `spec` is the newest specification, `owner` who made it first.
+
+    `is_kept`: it was scaled to no instances and lives on until it is deleted.
+    """
 
     id: str
     spec: JobSpec
     created_at_ms: int
     owner: str = "operator"
     update: Update | None = None
+    is_kept: bool = False
     version: int = 0
     events: tuple[Event, ...] = ()
     event_count: int = 0

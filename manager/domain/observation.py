@@ -16,6 +16,7 @@ from manager.domain.aggregate import ClusterState
 from manager.domain.effects import Effect, Verb
 from manager.domain.events import NodeCameBack, Observed, Seen
 from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeLive, NodeState, Placement
+from manager.domain.reports import found_again
 
 _SEEN: Final = {
     "INSTANTIATION": Seen.STARTING,
@@ -78,6 +79,7 @@ def observed(node: Node, report: StateReport | ResourceEntry, *, is_news: bool) 
         exit_code=report.exit_code,
         has_given_up=seen is Seen.FAILED and node.registration.dialect is Dialect.WORKER,
         is_news=is_news,
+        restarts=report.restarts,
     )
 
 
@@ -184,6 +186,7 @@ def _is_known(state: ClusterState, live: NodeLive, key: InstanceKey | None, entr
         and before.generation == entry.generation
         and before.detail == entry.detail
         and before.exit_code == entry.exit_code
+        and before.restarts == entry.restarts
     )
 
 
@@ -197,14 +200,44 @@ def _observe(
 ) -> None:
     key = _key_of(state, node, report)
     instance = state.instances.get(key) if key else None
-    if instance is None or key is None:
+    if instance is None and not report.job_id and (found := state.find_ended(node.id, report.job_name, report.number)):
+        instance = found[0]
+    if instance is None:
         findings.unknown_count += 1
         if isinstance(report, ResourceEntry) and not event.seen.is_end:
             findings.orphans.append(report)
     elif instance.find(node.id, event.generation):
-        state.apply(key, event, now_ms)
-    elif event.generation is not None and _is_unwanted(instance, event, is_kept=isinstance(report, ResourceEntry)):
-        findings.stale.append(_command(Verb.DELETE, instance, node, event.generation))
+        state.apply(instance.key, event, now_ms)
+    else:
+        _observe_closed(state, node, instance, event, now_ms, findings, is_kept=isinstance(report, ResourceEntry))
+
+
+def _observe_closed(
+    state: ClusterState,
+    node: Node,
+    instance: Instance,
+    event: Observed,
+    now_ms: int,
+    findings: Findings,
+    *,
+    is_kept: bool,
+) -> None:
+    """A report about what has no open placement there: it is gone at last, or is to be deleted again."""
+    last = max((item.generation for item in instance.ended if item.node_id == node.id), default=None)
+    generation = last if event.generation is None else event.generation
+    if generation is None:
+        findings.unknown_count += 1
+        return
+    is_short = node.capacity.fits(instance.spec.demand, state.allocated[node.id])
+    if _is_lost_by_mistake(instance, event) and not is_short:
+        state.put(found_again(instance, event, now_ms, state.policy))
+        return
+    if event.seen.is_end:
+        state.confirm(instance.key, node.id, event.generation)
+    if _is_unwanted(instance, event, generation, is_kept=is_kept):
+        if not event.seen.is_end:
+            state.reopen(instance.key, node.id, generation, now_ms)
+        findings.stale.append(_command(Verb.DELETE, instance, node, generation))
 
 
 def _key_of(state: ClusterState, node: Node, report: StateReport | ResourceEntry) -> InstanceKey | None:
@@ -213,12 +246,17 @@ def _key_of(state: ClusterState, node: Node, report: StateReport | ResourceEntry
     return state.find_reported(node.id, report.job_name, report.number)
 
 
-def _is_unwanted(instance: Instance, event: Observed, *, is_kept: bool) -> bool:
+def _is_lost_by_mistake(instance: Instance, event: Observed) -> bool:
+    """Taken for gone, by an inventory that was late, and yet alive in its last generation: it was not replaced."""
+    is_last = event.generation == instance.generation and instance.current is None
+    return is_last and instance.is_desired and instance.state is InstanceState.LOST and not event.seen.is_end
+
+
+def _is_unwanted(instance: Instance, event: Observed, generation: int, *, is_kept: bool) -> bool:
     """Whether a copy without an open placement is to be deleted; `is_kept`: the node has it on disk.
 
     The record of the last generation stays on its worker while the instance is wanted and has no newer one.
     """
-    generation = event.generation or 0
     if generation > instance.generation:
         return False
     is_last_word = generation == instance.generation and instance.is_desired and instance.current is None
@@ -240,6 +278,22 @@ def _on_inventory(state: ClusterState, node: Node, resources: ResourceList, now_
             is_settled = placement.node_id == node.id and placement.state is not InstanceState.SCHEDULED
             if is_settled and (key.job_id, key.number, placement.generation) not in held:
                 state.apply(key, _missing(state, node, placement, now_ms), now_ms)
+    _settle_debts(state, node, resources)
+
+
+def _settle_debts(state: ClusterState, node: Node, resources: ResourceList) -> None:
+    """What has ended, and of which nothing is alive in the inventory, is gone."""
+    owed = tuple(state.owing.get(node.id, ()))
+    if not owed:
+        return
+    alive: dict[tuple[str, int], int] = {}
+    for entry in resources.entries:
+        if not seen_of(entry.status or "RUNNING").is_end:
+            name = (entry.job_id, entry.number)
+            alive[name] = min(entry.generation or 0, alive.get(name, entry.generation or 0))
+    for key in owed:
+        oldest = alive.get((key.job_id, key.number))
+        state.confirm(key, node.id, None if oldest is None else oldest - 1)
 
 
 def _missing(state: ClusterState, node: Node, placement: Placement, now_ms: int) -> NodeCameBack | Observed:

@@ -48,7 +48,7 @@ def _lose_sight(instance: Instance, placement: Placement, cause: str, now_ms: in
 
 def _lose(instance: Instance, cause: str, now_ms: int) -> Instance:
     """LOST, and placed again at once; the placement stays open until then, so that a node back in time keeps it."""
-    lost = replace(instance, state=S.LOST, retry_at_ms=now_ms)
+    lost = replace(instance, state=S.LOST, retry_at_ms=now_ms, failure=instance.failure or instance.detail)
     return note(lost, now_ms, SYSTEM, "lost", cause, instance.node_id)
 
 
@@ -68,7 +68,7 @@ def _taken_to_run(instance: Instance, current: Placement, event: NodeCameBack, n
     state = S.RUNNING if current.has_run else S.SCHEDULED
     deadline = None if current.has_run else event.deadline_ms
     seen = replace(current, state=state, since_ms=now_ms, deadline_ms=deadline)
-    back = replace(instance, current=seen, state=state, retry_at_ms=None, refusals=())
+    back = replace(instance, current=seen, state=state, retry_at_ms=None, refusals=(), failure="")
     return note(back, now_ms, SYSTEM, state.lower(), "its node is heard again", event.node_id)
 
 

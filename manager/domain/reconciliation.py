@@ -10,6 +10,7 @@ from manager.domain.aggregate import ClusterState
 from manager.domain.events import DeadlinePassed, NodeWasRemoved, NodeWentDown
 from manager.domain.machine import wants_placement
 from manager.domain.model import Instance, InstanceKey, InstanceState, Job, NodeState
+from manager.domain.tombstones import Ended
 
 
 class Rung(StrEnum):
@@ -17,6 +18,7 @@ class Rung(StrEnum):
 
     CHANGED = "changed"
     WANTS_NODE = "wants a node"
+    OWED = "owed"
     NOTHING = "nothing"
 
 
@@ -42,20 +44,27 @@ def lose_removed_nodes(state: ClusterState, spared: Collection[str], now_ms: int
 
 
 def restore_lost_jobs(state: ClusterState) -> None:
-    """Jobs whose record cannot be read, made anew from what their instances know."""
+    """Wanted jobs whose record cannot be read, made anew from what their instances know."""
     for job_id in [job_id for job_id in state.of_job if job_id not in state.jobs]:
         instances = [state.instances[InstanceKey(job_id, number)] for number in state.of_job[job_id]]
+        if not any(instance.is_desired for instance in instances):
+            continue
         newest = max(instances, key=lambda item: item.updated_at_ms)
         state.put_job(Job(id=job_id, spec=newest.spec, created_at_ms=min(item.created_at_ms for item in instances)))
 
 
 def ring(state: ClusterState, key: InstanceKey, now_ms: int, *, may_purge: bool = True) -> Rung:
-    """An instance's alarm rang: a deadline, a retry, or the end of its retention (which waits for `may_purge`)."""
+    """An instance's alarm rang: a deadline, a retry, or the end of its retention (which waits for `may_purge`).
+
+    OWED: a node has yet to confirm that nothing of it is left; the alarm is set again when it does.
+    """
     before = state.instances[key]
     after = state.apply(key, DeadlinePassed(), now_ms)
     if after is not before:
         return Rung.CHANGED
     is_over = after.state is InstanceState.STOPPED and after.updated_at_ms + state.policy.retention_ms <= now_ms
+    if is_over and state.owes(key):
+        return Rung.OWED
     if is_over and may_purge:
         state.purge(key)
         return Rung.CHANGED
@@ -71,10 +80,25 @@ def is_replacing(state: ClusterState, node_id: str) -> bool:
 
 
 def fenced_nodes(state: ClusterState, instance: Instance, now_ms: int) -> list[str]:
-    """Nodes without generations that must not get this instance again yet."""
-    recent = {e.node_id for e in instance.ended if now_ms - e.at_ms < state.policy.refence_ms}
-    held = {p.node_id for _, p in instance.placements()}
+    """Nodes without generations that must not get this instance again yet, nor another of its name and number.
+
+    What ended there may still be in the way: for a while, or until an engine's lists have shown that it is gone.
+    """
+    name = (instance.spec.name, instance.key.number)
+    alike = state.named(*name)
+    recent = {
+        ended.node_id
+        for one in alike
+        for ended in one.ended
+        if now_ms - ended.at_ms < state.policy.refence_ms and not _is_gone(state, ended, name)
+    }
+    held = {p.node_id for one in alike for _, p in one.placements()}
     return [node_id for node_id in recent | held if node_id in state.nodes and not is_replacing(state, node_id)]
+
+
+def _is_gone(state: ClusterState, ended: Ended, name: tuple[str, int]) -> bool:
+    live = state.live.get(ended.node_id)
+    return live is not None and live.listing.is_free(name, ended.at_ms)
 
 
 def fence_ends_ms(state: ClusterState, instance: Instance, now_ms: int) -> list[int]:

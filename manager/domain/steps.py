@@ -36,19 +36,19 @@ def settle(instance: Instance, now_ms: int) -> Instance:
     return instance
 
 
-def drop_successor(instance: Instance, cause: str, actor: str, now_ms: int) -> Instance:
-    """The move failed: the current copy was left as it was."""
+def drop_successor(instance: Instance, cause: str, actor: str, now_ms: int, *, is_confirmed: bool = False) -> Instance:
+    """The move failed: the current copy was left as it was. `is_confirmed`: by the target's own word."""
     assert instance.successor is not None
     node_id = instance.successor.node_id
-    dropped = instance.closed(Role.SUCCESSOR, now_ms)
+    dropped = instance.closed(Role.SUCCESSOR, now_ms, is_confirmed=is_confirmed)
     return note(dropped, now_ms, actor, "move_failed", f"{cause}; the old copy was left untouched", node_id)
 
 
-def promote(instance: Instance, cause: str, now_ms: int) -> Instance:
-    """The successor takes over at once where the old copy is gone before the hand-over."""
+def promote(instance: Instance, cause: str, now_ms: int, *, is_confirmed: bool = False) -> Instance:
+    """The successor takes over at once where the old copy is gone before the hand-over, by its node's word or not."""
     successor = instance.successor
     assert successor is not None
-    closed = instance.closed(Role.CURRENT, now_ms)
+    closed = instance.closed(Role.CURRENT, now_ms, is_confirmed=is_confirmed)
     promoted = replace(closed, current=successor, successor=None, state=successor.state)
     return note(promoted, now_ms, SYSTEM, "promoted", f"{cause}; the successor takes over", successor.node_id)
 
@@ -58,9 +58,10 @@ def give_up_or_retry(
 ) -> Instance:
     """Try again after a back-off, unless the restart policy, the attempts or an unknown outcome forbid it."""
     spec = instance.spec
-    was_stable = placement.has_run and now_ms - placement.since_ms >= policy.stable_ms
-    attempts = 1 if was_stable else instance.attempts + 1
-    instance = replace(instance, state=state, attempts=attempts, retry_at_ms=None)
+    has_lasted = placement.state is not S.RESTARTING and now_ms - placement.since_ms >= policy.stable_ms
+    attempts = 1 if placement.has_run and has_lasted else instance.attempts + 1
+    failure = cause if placement.has_run or not instance.failure else instance.failure
+    instance = replace(instance, state=state, attempts=attempts, failure=failure, retry_at_ms=None)
     is_outcome_unknown = state is S.LOST or instance.exit_code is None
     if placement.has_run and (spec.restart_policy is RestartPolicy.NEVER or (spec.one_shot and is_outcome_unknown)):
         why = "the outcome is unknown and it is not run again" if is_outcome_unknown else "it is not run again"

@@ -106,7 +106,7 @@ class Intake:
         """A node that was not READY sent something: whatever it is, the node is there."""
         state, node = self._core.state, self._core.state.nodes[node_id]
         if state.state_of(node) is not NodeState.READY:
-            heard_s = self._core.hearing.last_heard_s((node.id, *node.aliases))
+            heard_s = self._core.last_heard_s(node)
             if heard_s is not None and heard_s >= message.mono_s:
                 self._detector.heard(node)
 

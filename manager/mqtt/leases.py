@@ -34,6 +34,6 @@ def _acknowledge(core: Core, broker: Broker, node_id: str, lease_s: float) -> No
     node, live = core.state.nodes.get(node_id), core.state.live.get(node_id)
     if node is None or live is None or not live.beat or node.state is NodeState.DOWN:
         return
-    heard_s = core.hearing.last_heard_s((node.id, *node.aliases))
+    heard_s = core.last_heard_s(node)
     if heard_s is not None and core.clock.mono_s() - heard_s < lease_s:
         broker.publish(node.topic_id, Channel.LEASE, orjson.dumps({"beat": live.beat}), qos=0)

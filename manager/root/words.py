@@ -50,6 +50,8 @@ WORDS: Final[dict[InstanceState, Words]] = {
     S.SCHEDULED: _same("NODE_SCHEDULED"),
     # ACTIVE is unknown to late R2 roots and CREATED to early ones: what both know is one step behind.
     S.STARTING: Words(r1="ACTIVE", r2="NODE_SCHEDULED", r3="CREATED"),
+    # No root has a word for what ended and is started again: its detail says what it ended of.
+    S.RESTARTING: Words(r1="ACTIVE", r2="NODE_SCHEDULED", r3="CREATED"),
     S.RUNNING: _same("RUNNING"),
     S.UNKNOWN: _same("NODE_SCHEDULED"),
     S.STOPPING: _same("UNDEPLOYED"),

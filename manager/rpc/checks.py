@@ -16,6 +16,7 @@ from manager.domain.model import InstanceKey
 MAX_BATCH: Final = 10_000
 MAX_NUMBER: Final = 2**31 - 1
 MAX_PORT: Final = 65535
+MAX_REQUEST_ID: Final = 128
 
 
 def check_batch(items: Sized, field: str) -> None:
@@ -32,6 +33,16 @@ def checked_job_id(job_id: str) -> str:
             field="job_id",
         )
     return job_id
+
+
+def checked_rerun_id(request_id: str) -> str:
+    """The id by which a wish for another run is known again. Raises InvalidInputError."""
+    if not 1 <= len(request_id) <= MAX_REQUEST_ID:
+        raise InvalidInputError(
+            f"another run needs a request id of 1 to {MAX_REQUEST_ID} characters: the same one again starts nothing",
+            field="request_id",
+        )
+    return request_id
 
 
 def checked_key(key: instance_pb2.InstanceKey, *, minimum: int) -> InstanceKey:

@@ -38,6 +38,7 @@ _FURTHEST: Final = (
     InstanceState.PENDING,
     InstanceState.REQUESTED,
     InstanceState.UNKNOWN,
+    InstanceState.RESTARTING,
     InstanceState.SCHEDULED,
     InstanceState.STARTING,
     InstanceState.STOPPING,
@@ -150,6 +151,7 @@ def instance_to_proto(
         is_desired=instance.is_desired,
         technology=instance.spec.technology,
         image=instance.spec.image,
+        restarts=instance.restarts,
     )
     _add_parts(message, instance)
     if usage is not None:
@@ -188,8 +190,9 @@ def job_to_proto(job: Job, instances: Iterable[Instance]) -> job_pb2.Job:
         instance_count=states.total() - stopped,
         running_count=states[InstanceState.RUNNING],
         created_at=timestamp(job.created_at_ms),
-        state=next((state for state in _FURTHEST if states[state]), ""),
+        state=next((state for state in _FURTHEST if states[state]), InstanceState.STOPPED),
         update=_update(job, job.update, found) if job.update else None,
+        is_deleted=not job.is_kept and not any(item.is_desired for item in found),
     )
 
 

@@ -108,17 +108,14 @@ class Reader:
         return manager_pb2.ListJobsResponse(jobs=map(self.job, chosen), next_page_token=token)
 
     def find_job(self, reference: str) -> Job:
-        """The job of an id or a unique name. Raises NotFoundError or InvalidInputError."""
-        job = self._saved.jobs.get(reference)
-        if job:
-            return job
-        named = [job for job in self._saved.jobs.values() if job.spec.name == reference]
-        if not named:
+        """The job of an id, the living one of a name, or the last one that had it.
+
+        Raises NotFoundError, or InvalidInputError where several living jobs have the name.
+        """
+        job = self._saved.jobs.get(reference) or self._saved.jobs.get(self._core.state.find_job(reference).id)
+        if job is None:
             raise NotFoundError(f"there is no job {reference!r}", field="job")
-        if len(named) > 1:
-            ids = ", ".join(job.id for job in named)
-            raise InvalidInputError(f"{len(named)} jobs are called {reference!r}: use an id of {ids}", field="job")
-        return named[0]
+        return job
 
     def get_job(self, request: manager_pb2.GetJobRequest) -> manager_pb2.GetJobResponse:
         """One job with its instances."""

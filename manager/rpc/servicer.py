@@ -23,9 +23,10 @@ from manager.moves import Mover
 from manager.nodes import Nodes
 from manager.planner import Planner
 from manager.roots import Roots
-from manager.rpc.checks import check_batch, checked_key, checked_registration, checked_spec, spec_at
+from manager.rpc.checks import check_batch, checked_key, checked_registration, checked_rerun_id, checked_spec, spec_at
 from manager.rpc.convert import quarantined_to_proto, registration_from_proto
 from manager.rpc.operations import OperationsServicer
+from manager.rpc.orphans import OrphanServicer
 from manager.rpc.reading import event_message
 from manager.rpc.root_servicer import RootServicer, route_of
 from manager.rpc.watch import watch_nodes
@@ -34,7 +35,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 LOG_PIECE_BYTES: Final = 64 * 1024
 
 
-class ManagerServicer(OperationsServicer, RootServicer):
+class ManagerServicer(OperationsServicer, RootServicer, OrphanServicer):
     """The gRPC face of the core."""
 
     def __init__(
@@ -50,6 +51,7 @@ class ManagerServicer(OperationsServicer, RootServicer):
     ) -> None:
         OperationsServicer.__init__(self, core, nodes, Mover(core, planner), jobs, detector)
         RootServicer.__init__(self, core, roots or Roots(core))
+        OrphanServicer.__init__(self, core)
         self._planner = planner
         self._cluster_name = cluster_name
         self._parts = parts
@@ -90,12 +92,14 @@ class ManagerServicer(OperationsServicer, RootServicer):
     async def DeployInstances(self, request: pb.DeployInstancesRequest, context: Context) -> pb.DeployInstancesResponse:
         """Save that instances should run, all or none."""
         check_batch(request.deployments, "deployments")
+        rerun_id = checked_rerun_id(request.request_id) if request.is_rerun else ""
         specs = [
             checked_spec(spec_from_proto(spec), f"specs.{position}") for position, spec in enumerate(request.specs)
         ]
         wanted = [(checked_key(item.key, minimum=0), spec_at(specs, item.spec_index)) for item in request.deployments]
         self._core.require_store()
-        instances = self._core.state.deploy(wanted, request.actor or "operator", self._core.now_ms())
+        at_ms = self._core.now_ms()
+        instances = self._core.state.deploy(wanted, request.actor or "operator", at_ms, rerun_id=rerun_id)
         self._roots.note_route(route_of(request.route), {key.job_id for key, _ in wanted})
         await self._core.saved([item.key for item in instances])
         return pb.DeployInstancesResponse(instances=self._newest(instances))
@@ -144,8 +148,16 @@ class ManagerServicer(OperationsServicer, RootServicer):
         except ClusterError:
             planning = None
         hold = self._core.leases.hold_of(instance.node_id)
-        response.summary = summary(instance, self._node_name, planning, self._core.now_ms(), hold)
+        now_ms, owing = self._core.now_ms(), self._owing(instance)
+        response.summary = summary(instance, self._node_name, planning, now_ms, hold, owing)
         return response
+
+    def _owing(self, instance: Instance) -> list[str]:
+        state = self._core.state
+        nodes = (
+            [state.nodes[item.node_id] for item in state.owes(instance.key)] if instance.key in state.instances else []
+        )
+        return [f"node {node.name} ({node.state})" for node in nodes]
 
     def _node_name(self, node_id: str) -> str:
         node = self._core.state.nodes.get(node_id)

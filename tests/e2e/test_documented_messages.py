@@ -321,7 +321,7 @@ def test_every_example_of_the_description_is_accepted(made: Cluster) -> None:
             assert operation["responses"]["200"]["content"]
             if "requestBody" in operation:
                 example = operation["requestBody"]["content"]["application/json"]["example"]
-                at = path.format(job_id="example", instance_number=0)
+                at = path.format(job_id="example", instance_number=0, node="nobody", job_name="example")
                 answer = made.http.request("POST", at, example)
                 assert answer.status in (200, 404), answer
                 asked += 1

@@ -143,6 +143,59 @@ def test_without_rollback_a_failure_stops_the_update(scene: tuple[Cluster, Gated
     assert running_images(node, web).count(OLD) >= COUNT - 1
 
 
+def fail(made: Cluster, node: GatedNode, job_id: str) -> None:
+    """An update that failed at its first instance and was not rolled back; what broke it is mended since."""
+    node.broken = {NEW}
+    begin(made, job_id, "--no-rollback")
+    wait_until(lambda: update_of(made, job_id).get("state") == "failed", 60.0, what="the update has failed")
+    assert "update it again, resume the update or roll it back" in update_of(made, job_id)["detail"]
+    node.broken = set()
+
+
+def test_a_failed_update_is_repeated(scene: tuple[Cluster, GatedNode], web: str) -> None:
+    """The same command again changes all of them, the one that had failed included."""
+    made, node = scene
+    fail(made, node, web)
+    begin(made, web)
+    wait_until_updated(made, node, web, NEW)
+    wait_until(lambda: update_of(made, web) == {}, what="the update is over")
+    said = clusterctl(made, "update", web, "--image", NEW)
+    assert (said.status, "nothing to do" in said.output) == (0, True)
+
+
+def test_a_failed_update_is_resumed(scene: tuple[Cluster, GatedNode], web: str) -> None:
+    """--resume tries what had failed again and goes on."""
+    made, node = scene
+    fail(made, node, web)
+    assert clusterctl(made, "update", web, "--resume").status == 0
+    wait_until_updated(made, node, web, NEW)
+    wait_until(lambda: update_of(made, web) == {}, what="the update is over")
+
+
+def test_a_failed_update_is_rolled_back(scene: tuple[Cluster, GatedNode], web: str) -> None:
+    """--rollback takes the old image back; then there is nothing to resume, and the refusal says so."""
+    made, node = scene
+    fail(made, node, web)
+    assert clusterctl(made, "update", web, "--rollback").status == 0
+    wait_until_updated(made, node, web, OLD)
+    wait_until(lambda: update_of(made, web)["detail"].startswith("rolled back"), what="it is rolled back")
+    said = clusterctl(made, "update", web, "--resume")
+    assert said.status == 1
+    assert "was rolled back" in said.output
+    assert "update it again" in said.output
+
+
+def test_an_instance_deployed_with_the_newer_image_does_not_make_the_update_a_no_op(
+    scene: tuple[Cluster, GatedNode], web: str
+) -> None:
+    """The other instances get it as well."""
+    made, node = scene
+    deploy(made, web, 3, technology="docker", image=NEW)
+    wait_until(lambda: running_images(node, web).count(NEW) == 1, what="one has the new image")
+    begin(made, web)
+    wait_until_updated(made, node, web, NEW)
+
+
 def test_pause_resume_and_rollback_by_hand(scene: tuple[Cluster, GatedNode], web: str) -> None:
     """A paused update starts no further batch, a resumed one goes on, and a rolled back one restores the old image."""
     made, node = scene

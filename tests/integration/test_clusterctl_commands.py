@@ -309,6 +309,32 @@ def test_flags_alone_make_a_job(cli: Cli, manager: StandIn) -> None:
     assert request.deployments[0].key.job_id == "x"
 
 
+def test_another_run_is_of_the_job_that_has_the_name(cli: Cli, manager: StandIn) -> None:
+    """With the job's own id, specification and numbers, and a request id of its own or the one given."""
+    for more, numbers in (([], [0, 4]), (["--replicas", "2"], [0, 1]), (["--request-id", "run-7"], [0, 4])):
+        manager.requests.clear()
+        manager.instances.clear()
+        manager.add_instance(0)
+        manager.add_instance(4)
+        assert cli("deploy", "--rerun", "--name", "web", *more).exit_code == 0
+        (request,) = manager.asked(manager_pb2.DeployInstancesRequest)
+        assert request.is_rerun
+        assert [(item.key.job_id, item.key.number) for item in request.deployments] == [(JOB_ID, n) for n in numbers]
+        assert (request.specs[0].name, request.specs[0].image) == ("web", "nginx:1")
+        assert request.request_id == "run-7" if "run-7" in more else len(request.request_id) == 32
+
+
+def test_another_run_of_nothing_is_refused(cli: Cli, manager: StandIn) -> None:
+    """Without a job, of one that is not there, and with a request id that would mean nothing."""
+    for command, status in (
+        (["--rerun"], 2),
+        (["--rerun", "--name", "other"], 3),
+        ([*FLAGS, "--request-id", "x"], 2),
+    ):
+        assert cli("deploy", *command).exit_code == status
+    assert not manager.asked(manager_pb2.DeployInstancesRequest)
+
+
 def test_standard_input_is_a_file(cli: Cli, manager: StandIn) -> None:
     """`-` reads it."""
     assert cli("deploy", "-", stdin="name: web\nimage: i\ntechnology: wasm\n").exit_code == 0

@@ -416,3 +416,27 @@ def test_an_exposed_bind_is_warned_of() -> None:
     """Binding to all interfaces works and says at the start that peers are admitted without authentication."""
     with gateway(free_port(), free_port(), BIND="0.0.0.0") as (process, _):
         assert "without authentication" in process.output()
+
+
+def test_another_run_is_a_call_of_its_own_with_the_callers_id(running: Rig) -> None:
+    """`?rerun=true` hands the wish and `X-Request-Id` to the manager; a plain deploy hands on no wish."""
+    for query, is_rerun in (("?rerun=true", True), ("?rerun=false", False), ("", False)):
+        running.manager.requests.clear()
+        answer = running.client.post(f"/api/deploy/again/0{query}", json=JOB, headers={"X-Request-Id": "run-2"})
+        assert answer.json() == {"status": "ok"}
+        (request,) = running.manager.requests
+        assert (request.is_rerun, request.request_id, request.actor) == (is_rerun, "run-2", "root")
+        assert [(item.key.job_id, item.key.number) for item in request.deployments] == [("again", 0)]
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "field"),
+    [("true", {}, "X-Request-Id"), ("true", {"X-Request-Id": "x" * 129}, "X-Request-Id"), ("perhaps", {}, "rerun")],
+)
+def test_another_run_without_an_id_of_the_callers_is_refused(
+    running: Rig, query: str, headers: dict[str, str], field: str
+) -> None:
+    """Repeated, it could not be told from a new wish: nothing reaches the manager."""
+    answer = running.client.post(f"/api/service/again/0?rerun={query}", json=JOB, headers=headers)
+    assert (answer.status_code, answer.json()["field"]) == (400, field)
+    assert not running.manager.requests

@@ -4,16 +4,17 @@ from collections import Counter, defaultdict
 
 from cluster.jobs import Resources
 from manager.domain.aggregate import NOTHING, ClusterState
-from manager.domain.model import MAX_ENDED, MAX_EVENTS, Instance, InstanceState, Placement, Role
+from manager.domain.model import MAX_EVENTS, Instance, InstanceState, Placement, Role
+from manager.domain.tombstones import MAX_ENDED, owing
 
 S = InstanceState
 OPEN = {
-    Role.CURRENT: {S.SCHEDULED, S.STARTING, S.RUNNING, S.UNKNOWN, S.STOPPING},
+    Role.CURRENT: {S.SCHEDULED, S.STARTING, S.RUNNING, S.RESTARTING, S.UNKNOWN, S.STOPPING},
     Role.SUCCESSOR: {S.SCHEDULED, S.STARTING, S.STOPPING},
     Role.RETIRING: {S.STOPPING},
 }
-ORDER = {S.SCHEDULED: 0, S.STARTING: 1, S.RUNNING: 2, S.STOPPING: 3}
-FOLLOWS_CURRENT = {S.SCHEDULED, S.STARTING, S.RUNNING, S.UNKNOWN}
+ORDER = {S.SCHEDULED: 0, S.STARTING: 1, S.RUNNING: 2, S.RESTARTING: 2, S.STOPPING: 3}
+FOLLOWS_CURRENT = {S.SCHEDULED, S.STARTING, S.RUNNING, S.RESTARTING, S.UNKNOWN}
 WITHOUT_CURRENT = {S.REQUESTED, S.STOPPED, S.COMPLETED, S.FAILED}
 AMOUNTS = ("cpu_millicores", "memory_bytes", "storage_bytes", "gpus")
 
@@ -28,7 +29,9 @@ def check_instance(instance: Instance) -> None:
     generations = [placement.generation for _, placement in instance.placements()]
     assert len(generations) == len(set(generations)), story
     assert all(item.generation <= instance.generation for item in instance.ended), story
-    assert len(instance.ended) <= MAX_ENDED, story
+    owed = owing(instance.ended)
+    assert len(instance.ended) - len(owed) <= MAX_ENDED, story
+    assert len({item.node_id for item in owed}) == len(owed), story
     assert instance.is_desired == (instance.state not in (S.STOPPING, S.STOPPED)), story
     if instance.state in FOLLOWS_CURRENT:
         assert current is not None, story
@@ -87,6 +90,11 @@ def check_state(state: ClusterState) -> None:
             assert found is not None, key
     for node_id in set(allocated) | set(state.allocated):
         assert state.allocated[node_id] == allocated[node_id], node_id
+    owed = {(item.node_id, key) for key, instance in state.instances.items() for item in owing(instance.ended)}
+    assert {(node_id, key) for node_id, keys in state.owing.items() for key in keys} == owed
+    for job_id, job in state.jobs.items():
+        members = (state.instances[key] for key in state.instances if key.job_id == job_id)
+        assert state.is_living(job_id) == (job.is_kept or any(item.is_desired for item in members)), job_id
     indexed = Counter({(node_id, key): n for node_id, keys in state.on_node.items() for key, n in keys.items()})
     assert indexed == held
     _check_capacity(state)

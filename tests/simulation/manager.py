@@ -27,7 +27,7 @@ from simulation.invariants import check_instance, check_state
 from simulation.loop import Loop
 from worker.records import DeleteAsked, DeployAsked, Ref
 
-POLICY: Final = Policy(retry_cap_ms=20_000, start_deadline_ms=60_000, pending_cap_ms=10_000)
+POLICY: Final = Policy(retry_cap_ms=20_000, start_deadline_ms=60_000, pending_cap_ms=10_000, retention_ms=15_000)
 TICK_S: Final = 1.0
 HEALTH_DEADLINE_MS: Final = 30_000
 Records = dict[tuple[str, Any], Any]
@@ -297,7 +297,13 @@ class SimManager:
         if not self._broker.is_up or self._listening_since is None:
             return False
         ref = Ref(effect.key.job_id, effect.key.number, effect.generation)
-        event = DeployAsked(ref, effect.spec) if effect.verb is Verb.DEPLOY else DeleteAsked(ref, effect.spec)
+        is_leased = effect.spec.on_disconnect is OnDisconnect.STOP_AFTER
+        leased_at = self._beats.get(node.id) if is_leased else None
+        event = (
+            DeployAsked(ref, effect.spec, leased_at=leased_at)
+            if effect.verb is Verb.DEPLOY
+            else DeleteAsked(ref, effect.spec)
+        )
         self._broker.command(node.id, event)
         return True
 

@@ -100,8 +100,10 @@ class World:
 
     def _was_given_up(self, ref: Ref) -> bool:
         """Whether the manager missed an answer beyond its deadline: then it places anew without waiting for a stop."""
-        instance = self.manager.state.instances[InstanceKey(*ref.slot)]
-        return any(event.kind == "failed" and event.actor == "manager" for event in instance.events)
+        instance = self.manager.state.instances.get(InstanceKey(*ref.slot))
+        return instance is not None and any(
+            event.kind == "failed" and event.actor == "manager" for event in instance.events
+        )
 
     def on_deleted(self, worker: SimWorker, ref: Ref) -> None:
         """A worker is told to stop a copy: what the durable state calls current is never stopped."""

@@ -38,12 +38,15 @@ class Http:
     def __init__(self, port: int) -> None:
         self.port = port
 
-    def request(self, method: str, path: str, body: object = None, timeout: float = 15.0) -> Answer:
+    def request(
+        self, method: str, path: str, body: object = None, timeout: float = 15.0, request_id: str = ""
+    ) -> Answer:
         """Ask once; a refused, broken or late connection answers status 0."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=timeout)
         try:
             data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, {"Content-Type": "application/json"})
+            headers = {"Content-Type": "application/json"} | ({"X-Request-Id": request_id} if request_id else {})
+            connection.request(method, path, data, headers)
             response = connection.getresponse()
             text = response.read().decode()
         except (OSError, http.client.HTTPException):

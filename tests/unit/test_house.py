@@ -115,3 +115,14 @@ def test_every_package_is_shipped_with_its_types() -> None:
     existing = [package for package in PACKAGES if (ROOT / package / "__init__.py").exists()]
     assert set(existing) <= set(shipped)
     assert [package for package in existing if not (ROOT / package / "py.typed").exists()] == []
+
+
+def test_the_tests_that_the_readme_names_are_there() -> None:
+    """A promise that names its test names one that exists."""
+    promises = (ROOT / "README.md").read_text().split("## What it promises")[1].split("\n## ")[0]
+    files = {path.name for path in _test_files()}
+    functions = {node.name for path in _test_files() for node in _functions(path)}
+    named = set(re.findall(r"`(?:tests/\S+/)?(test_\w+\.py)`", promises)), set(re.findall(r"`(test_\w+)`", promises))
+    assert named[0]
+    assert named[1]
+    assert (named[0] - files, named[1] - functions) == (set(), set())

@@ -294,3 +294,16 @@ def test_state_of_an_instance_that_nobody_placed_there_changes_nothing() -> None
     engine.deploy()
     engine.say("DEAD", name="app.test.other.test")
     assert engine.instance().state is S.SCHEDULED
+
+
+@pytest.mark.parametrize(("generation", "word"), [("A", "ACTIVE"), ("C", "CREATED")])
+def test_the_echo_of_the_roots_document_is_not_its_detail(generation: str, word: str) -> None:
+    """An engine sends back the `status_detail` that it was given: that is no word of its own."""
+    echo = "Waiting for scheduling decision"
+    engine = Judged(generation)
+    engine.deploy(status="CLUSTER_SCHEDULED", status_detail=echo)
+    found = engine.say(word, echo)
+    assert (found.state, found.detail) == (S.RUNNING, "its worker reports that it runs")
+    assert engine.say("DEAD", echo).detail.startswith("its worker reports that it ended")
+    engine.deploy(key=JOB._replace(number=1), status_detail=echo)
+    assert engine.say(word, "something of its own", number=1).detail

@@ -63,6 +63,8 @@ def test_the_documented_routes_are_there() -> None:
         ("post", "/api/replicate"),
         ("get", "/api/nodes"),
         ("get", "/api/nodes/{node}"),
+        ("post", "/api/nodes/{node}/orphans/{job_name}/{instance_number}"),
+        ("delete", "/api/nodes/{node}/orphans/{job_name}/{instance_number}"),
         ("get", "/api/jobs"),
         ("get", "/api/jobs/{job}"),
         ("get", "/api/instances"),

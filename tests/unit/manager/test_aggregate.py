@@ -141,10 +141,12 @@ def test_a_generation_grows_even_across_a_purge() -> None:
     state.delete([KEY], "root", NOW)
     _down(state, node)
     later = NOW + state.policy.retention_ms
+    assert ring(state, KEY, later) is Rung.OWED
+    came_ready(state, state.nodes[node.id], later)
+    on_resources(state, state.nodes[node.id], ResourceList(entries=(), is_inventory=True, sequence=1), later)
     assert ring(state, KEY, later) is Rung.CHANGED
     assert KEY not in state.instances
     assert "job" not in state.jobs
-    came_ready(state, state.nodes[node.id], later)
     state.deploy([(KEY, spec())], "root", later)
     state.place(KEY, node.id, later)
     assert state.instances[KEY].generation > first

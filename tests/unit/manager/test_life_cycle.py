@@ -36,10 +36,10 @@ def test_a_changed_specification_retires_the_old_copy_and_places_a_new_one() -> 
 
 @pytest.mark.parametrize("end", ENDS)
 def test_an_ended_instance_is_deployed_again_in_a_new_generation(end: Seen) -> None:
-    """Requested again after it had ended it gets a greater generation."""
-    life = Life(restart_policy=RestartPolicy.NEVER).run().see(end)
+    """Requested again after it had failed for good it gets a greater generation, where it is to run on."""
+    life = Life(max_attempts=1).run().see(end)
     old = _generation(life)
-    life.deploy(restart_policy=RestartPolicy.NEVER).run()
+    life.deploy(max_attempts=1).run()
     assert life.state is S.RUNNING
     assert _generation(life) > old
 
@@ -75,9 +75,9 @@ def test_within_a_generation_states_only_move_forward() -> None:
 
 
 def test_a_crash_loop_is_told_while_the_worker_tries_again() -> None:
-    """The state stays, the words and the history say what happens; the same words again add nothing."""
+    """State, words and history say what happens; the same words again add nothing."""
     life = Life().run().see(Seen.STARTING, detail="it trapped; next try in 4.0 s", is_news=True)
-    assert (life.state, life.instance.detail) == (S.RUNNING, "it trapped; next try in 4.0 s")
+    assert (life.state, life.instance.detail) == (S.RESTARTING, "it trapped; next try in 4.0 s")
     assert life.instance.events[-1].kind == "restarting"
     assert life.instance is life.see(Seen.STARTING, detail="it trapped; next try in 4.0 s", is_news=True).instance
     assert life.see(Seen.RUNNING, is_news=True).instance.detail == "its worker reports that it runs"

@@ -21,6 +21,7 @@ LIVES = {
     S.SCHEDULED: lambda: Life().place(),
     S.STARTING: lambda: Life().place().see(Seen.STARTING),
     S.RUNNING: lambda: Life().run(),
+    S.RESTARTING: lambda: Life().run().see(Seen.STARTING, detail="it trapped", is_news=True),
     S.UNKNOWN: lambda: Life(on_disconnect=OnDisconnect.KEEP).run().node_down(),
     S.STOPPING: lambda: Life().run().delete(),
     S.STOPPED: lambda: Life().run().delete().see(Seen.STOPPED),
@@ -28,15 +29,21 @@ LIVES = {
     S.FAILED: lambda: Life().run().see(Seen.FAILED),
     S.LOST: lambda: Life().run().node_down(),
 }
+MOVABLE = (S.RUNNING, S.RESTARTING)
 STEPS = [
-    *(lambda life, seen=seen, node=node: life.see(seen, node) for seen in Seen for node in ("n1", "n2")),
+    *(
+        lambda life, seen=seen, node=node, is_news=is_news: life.see(seen, node, is_news=is_news)
+        for seen in Seen
+        for node in ("n1", "n2")
+        for is_news in (False, True)
+    ),
     *(lambda life, node=node: life.place(node) for node in ("n1", "n2")),
     lambda life: life.refuse(),
     lambda life: life.deploy(),
     lambda life: life.deploy(image="other"),
     lambda life: life.delete(),
     lambda life: life.deadline(),
-    lambda life: life.move() if life.state is S.RUNNING and not life.instance.successor else life,
+    lambda life: life.move() if life.state in MOVABLE and not life.instance.successor else life,
     *(lambda life, node=node: life.node_down(node) for node in ("n1", "n2")),
     lambda life: life.refuse("cordoned"),
     *(
@@ -69,7 +76,7 @@ def test_every_event_is_survived_in_every_state(state: InstanceState) -> None:
         step(LIVES[state]())
 
 
-@pytest.mark.parametrize("state", [state for state in S if state is not S.RUNNING])
+@pytest.mark.parametrize("state", [state for state in S if state not in MOVABLE])
 def test_only_what_runs_is_moved(state: InstanceState) -> None:
     """A successor for anything that does not run is a fault of the caller, told with the whole story."""
     life = LIVES[state]()

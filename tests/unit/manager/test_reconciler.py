@@ -54,13 +54,15 @@ async def test_what_a_mute_node_was_told_to_start_counts_as_started(live: LiveCo
 
 
 async def test_what_a_mute_node_was_told_to_stop_counts_as_stopped_after_its_grace(live: LiveCore) -> None:
-    """As long as the job gives its instances to stop."""
+    """As long as the job gives its instances to stop, and heard since: else the command may not have arrived."""
     await live.deploy(0, stop_grace_s=10.0)
-    await _place(live, await _mute(live))
+    node = await _mute(live)
+    await _place(live, node)
     live.core.state.delete([KEY], "root", live.clock.at_ms)
     await live.core.saved()
     await live.rest()
     live.clock.pass_time(9.9)
+    live.hear(node.id)
     await _tick(live)
     assert live.instance(KEY).state is S.STOPPING
     live.clock.pass_time(0.2)
@@ -68,6 +70,23 @@ async def test_what_a_mute_node_was_told_to_stop_counts_as_stopped_after_its_gra
     assert live.core.saved_records.instances[KEY].state is S.STOPPED
     await _tick(live)
     assert live.reconciler._unanswered == {}
+
+
+async def test_a_mute_node_that_was_not_heard_since_is_not_taken_to_have_stopped_anything(live: LiveCore) -> None:
+    """READY is what was known last; once it is SUSPECT nobody waits for it, and its word is still owed."""
+    await live.deploy(0, stop_grace_s=10.0)
+    node = await _mute(live)
+    await _place(live, node)
+    live.core.state.delete([KEY], "root", live.clock.at_ms)
+    await live.core.saved()
+    await live.rest()
+    live.clock.pass_time(60)
+    await _tick(live)
+    assert live.instance(KEY).state is S.STOPPING
+    live.core.state.doubt(node.id, "it is silent")
+    await _tick(live)
+    assert live.core.saved_records.instances[KEY].state is S.STOPPED
+    assert [item.node_id for item in live.core.state.owes(KEY)] == [node.id]
 
 
 async def test_what_is_assumed_of_a_mute_node_is_assumed_until_it_is_saved(live: LiveCore) -> None:
@@ -92,6 +111,7 @@ async def test_what_is_assumed_of_a_mute_node_is_assumed_until_it_is_saved(live:
     await live.core.saved()
     await live.rest()
     live.clock.pass_time(10.1)
+    live.hear(node.id)
     live.store.fault = "no space"
     live.reconciler._guarded(live.reconciler._assume_due)
     await _until_it_failed(live)
@@ -119,6 +139,7 @@ async def test_what_is_deployed_again_is_not_taken_for_stopped(live: LiveCore) -
     await live.rest()
     await live.deploy(0, stop_grace_s=10.0)
     live.clock.pass_time(11)
+    live.hear(node.id)
     await _tick(live)
     assert live.instance(KEY).state is S.REQUESTED
     assert live.instance(KEY).retiring is None
