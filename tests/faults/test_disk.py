@@ -1,13 +1,13 @@
 """The manager's or a worker's disk fills up and is freed again."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from testbed.disks import fill, small_disk
 from testbed.ledger import Ledger, untouched
-from testbed.netns import SpreadCluster, network, scratch_folder, small_disk
+from testbed.netns import SpreadCluster, network, scratch_folder
 from testbed.requirement import require
 from testbed.waiting import wait_until
 
@@ -27,20 +27,6 @@ def small() -> Iterator[tuple[SpreadCluster, Path]]:
             yield made, disk
         finally:
             made.close()
-
-
-def fill(disk: Path) -> Path:
-    """Write until there is no room for another byte."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            try:
-                while True:
-                    file.write(b"\0" * size)
-            except OSError:
-                continue
-    assert os.statvfs(disk).f_bavail == 0
-    return filler
 
 
 def test_a_full_disk_refuses_and_loses_nothing(small: tuple[SpreadCluster, Path]) -> None:

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cluster import log_files
 from worker.records import Exit
 from worker.runtime.base import RuntimeFailure, Usage
-from worker.runtime.logfiles import follow_file, rotate
+from worker.runtime.logfiles import follow_file
 
 START_TIMEOUT_S: Final = 10.0
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -150,7 +151,7 @@ class Run:
 
     def usage(self) -> Usage:
         """Cpu since the last call, memory now, size of the folder; the log is kept within its bound on the way."""
-        rotate(self.log)
+        log_files.bound(self.log)
         process = self.process
         fields = _stat(process.pid) if process else None
         if fields is None:
