@@ -56,7 +56,10 @@ class Telemetry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StateReport:
-    """A change of one instance. `status` is the node's own word in capitals; `generation` None from engines."""
+    """A change of one instance. `status` is the node's own word in capitals; `generation` None from engines.
+
+    `restarts` is how often this project's worker started this generation again; None where a node does not say.
+    """
 
     job_name: str
     number: int
@@ -68,6 +71,7 @@ class StateReport:
     sequence: int | None = None
     at_ms: int | None = None
     incoming: str = ""
+    restarts: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +79,7 @@ class ResourceEntry:
     """One running instance in a list. Amounts are None where absent or not a number.
 
     `cpu_percent` is of the whole node, or of one core and then without an upper limit (`is_cpu_of_one_core`).
-    `memory_share` (0..1) is of the memory that the node has left. `logs` are its last words.
+    `memory_share` (0..1) is of the memory that the node has left. `logs` are its last words. `restarts` as in states.
     """
 
     job_name: str
@@ -92,6 +96,7 @@ class ResourceEntry:
     is_cpu_of_one_core: bool = False
     memory_share: float | None = None
     logs: str = ""
+    restarts: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -209,6 +214,7 @@ def parse_state(payload: bytes) -> StateReport:
         sequence=_optional_integer(body, "sequence"),
         at_ms=_optional_integer(body, "at_ms"),
         incoming=_optional_text(body, "incoming"),
+        restarts=_restarts(body),
     )
 
 
@@ -314,6 +320,13 @@ def _exit_code(body: Mapping[str, Any]) -> int | None:
     return None if value is None else bounded_exit_code(value)
 
 
+def _restarts(body: Mapping[str, Any]) -> int | None:
+    """It is only shown: what is no count costs nothing else of its message."""
+    value = body.get("restarts")
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    return value if is_count else None
+
+
 def _lenient(body: Mapping[str, Any], key: str) -> float | None:
     try:
         return _number(body, key)
@@ -344,4 +357,5 @@ def _entry(item: Mapping[str, Any]) -> ResourceEntry:
         is_cpu_of_one_core=is_cpu_of_one_core,
         memory_share=share,
         logs=_optional_text(item, "logs").replace("\0", ""),
+        restarts=_restarts(item),
     )

@@ -44,5 +44,6 @@ def _probes() -> dict[str, Callable[[], str]]:
         "strace": lambda: lacking("strace"),
         "netns": netns.unavailable,
         "small disk": disks.unavailable,
+        "ext4 disk": disks.ext4_unavailable,
         "gcc": clocks.unavailable,
     }
