@@ -248,7 +248,7 @@ def test_a_worker_that_never_served_ends_no_workloads(
 def test_a_clean_stop_leaves_workloads_running_and_says_so(
     manager: ManagerSide, worker: RealWorker, number: int
 ) -> None:
-    """Without that setting an ended worker leaves its workloads alone; its last message tells that it ended in order."""
+    """Without that setting an ended worker leaves its workloads alone; its last message says that it was told to."""
     manager.command("deploy", "greeter")
     manager.wait_for("greeter", "RUNNING")
     before = runner_pids(worker)
