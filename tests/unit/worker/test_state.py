@@ -212,3 +212,10 @@ def test_facts_are_kept_with_the_rest(opened: Opened) -> None:
     state.commit([Keep("node_id", "a"), Save(ITEM), Keep("node_id", "b")], 0)
     assert opened().meta("node_id") == "b"
     assert opened().meta("unknown") == ""
+
+
+def test_commits_are_to_survive_a_power_loss(opened: Opened) -> None:
+    """The connection in use syncs its write-ahead log at each commit."""
+    database = opened()._database
+    assert database.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
