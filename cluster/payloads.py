@@ -23,7 +23,6 @@ MAX_PAYLOAD_BYTES: Final = 1024 * 1024
 MAX_TEXT: Final = 1024
 MOST: Final = 2.0**62  # amounts are shown as signed integers of 64 bits
 LARGEST_EXIT_CODE: Final = 2**31 - 1
-MOST_RESTARTS: Final = 2**31 - 1
 ANY_SOURCE: Final = "any"
 COMMANDS: Final = ("deploy", "delete", "move", "replicate")
 
@@ -59,7 +58,7 @@ class Telemetry:
 class StateReport:
     """A change of one instance. `status` is the node's own word in capitals; `generation` None from engines.
 
-    `restarts` is how often the node started this copy again, None from nodes that do not count.
+    `restarts` is how often the node started this copy again; None where it does not say.
     """
 
     job_name: str
@@ -80,8 +79,7 @@ class ResourceEntry:
     """One running instance in a list. Amounts are None where absent or not a number.
 
     `cpu_percent` is of the whole node, or of one core and then without an upper limit (`is_cpu_of_one_core`).
-    `memory_share` (0..1) is of the memory that the node has left. `logs` are its last words. `restarts` is how often
-    the node started this copy again, None from nodes that do not count.
+    `memory_share` (0..1) is of the memory that the node has left. `logs` are its last words. `restarts` as in states.
     """
 
     job_name: str
@@ -216,7 +214,7 @@ def parse_state(payload: bytes) -> StateReport:
         sequence=_optional_integer(body, "sequence"),
         at_ms=_optional_integer(body, "at_ms"),
         incoming=_optional_text(body, "incoming"),
-        restarts=_count(body, "restarts"),
+        restarts=_restarts(body),
     )
 
 
@@ -322,9 +320,11 @@ def _exit_code(body: Mapping[str, Any]) -> int | None:
     return None if value is None else bounded_exit_code(value)
 
 
-def _count(body: Mapping[str, Any], key: str) -> int | None:
-    value = _optional_integer(body, key)
-    return None if value is None else min(max(value, 0), MOST_RESTARTS)
+def _restarts(body: Mapping[str, Any]) -> int | None:
+    """It is only shown: what is no count costs nothing else of its message."""
+    value = body.get("restarts")
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    return value if is_count else None
 
 
 def _lenient(body: Mapping[str, Any], key: str) -> float | None:
@@ -360,5 +360,5 @@ def _entry(item: Mapping[str, Any]) -> ResourceEntry:
         is_cpu_of_one_core=is_cpu_of_one_core,
         memory_share=share,
         logs=_optional_text(item, "logs").replace("\0", ""),
-        restarts=_count(item, "restarts"),
+        restarts=_restarts(item),
     )

@@ -12,15 +12,18 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from importlib import metadata
+from typing import Any, Final
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cluster import log_stream
 from cluster.imports import without
 
 with without("rich"):  # for coloured tracebacks: 60 ms and 3 MB in each process
     import structlog
 
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger()
+LOSSES_TOLD_S: Final = 5.0
 
 
 class ProcessSettings(BaseSettings):
@@ -37,23 +40,48 @@ def version() -> str:
 
 
 def configure_logging(process: str, level: str) -> None:
-    """Log to stderr: JSON lines, or coloured text on a terminal. The event is a fixed phrase, the facts are keys."""
-    on_terminal = sys.stderr.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.JSONRenderer()
+    """Log to stderr: JSON lines, or coloured text on a terminal. The event is a fixed phrase, the facts are keys.
+
+    From here on nothing that is printed or logged raises, by whichever way it comes: what cannot be written is counted.
+    """
+    stream = log_stream.install()
+    renderer = structlog.dev.ConsoleRenderer() if stream.isatty() else structlog.processors.JSONRenderer()
+    processors: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _never_raising(renderer),
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(stream),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    stream.notice = lambda count: _line(processors, process, count)
+    logging.basicConfig(level=logging.WARNING, stream=stream, format="%(levelname)s %(name)s %(message)s")
+
+
+def _never_raising(render: structlog.typing.Processor) -> structlog.typing.Processor:
+    """What cannot be shown costs its line at most, not its caller."""
+
+    def rendered(logger: object, name: str, event: structlog.typing.EventDict) -> str:
+        words = event.get("event")
+        try:
+            return str(render(logger, name, event))
+        except Exception as error:  # noqa: BLE001 - whatever the __repr__ or __str__ of a fact raises
+            return f"{words!r}: its facts cannot be shown ({type(error).__name__})"
+
+    return rendered
+
+
+def _line(processors: Iterable[structlog.typing.Processor], process: str, count: int) -> str:
+    event: Any = {"event": "log lines were lost", "count": count, "process": process}
+    for processor in processors:
+        event = processor(None, "warning", event)
+    return str(event)
 
 
 class StopSignal(Exception):  # noqa: N818 - not an error: it carries a signal
@@ -81,10 +109,19 @@ async def graceful() -> AsyncIterator[asyncio.TaskGroup]:
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(until_signalled(), name="signals")
+            tasks.create_task(_tell_losses(), name="log losses")
             give_back_memory()
             yield tasks
     except* StopSignal as group:
         LOG.info("stopped", signal=str(group.exceptions[0]))
+
+
+async def _tell_losses() -> None:
+    """Who freed the disk need not wait for the next thing that is worth a line."""
+    while True:
+        await asyncio.sleep(LOSSES_TOLD_S)
+        if isinstance(sys.stderr, log_stream.LogStream):
+            sys.stderr.tell_losses()
 
 
 def give_back_memory() -> None:

@@ -17,6 +17,8 @@ from amqtt.broker import Broker
 from amqtt.errors import BrokerError
 from amqtt.mqtt.connect import ConnectPacket, ConnectPayload
 
+from cluster import log_stream
+
 _MQTT_3_1_1: Final = 4
 
 
@@ -36,6 +38,7 @@ def main() -> int:
     parser.add_argument("--bind", default="127.0.0.1", metavar="ADDRESS")
     parser.add_argument("--port", type=int, default=10003)
     arguments = parser.parse_args()
+    log_stream.install()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     warnings.simplefilter("ignore", DeprecationWarning)  # amqtt's own, of no use to an operator
     try:

@@ -50,12 +50,12 @@ class Child:
         try:
             while not self._stopping.is_set():
                 started = time.monotonic()
-                status = await self._run_once()
+                how = await self._run_once()
                 if self._stopping.is_set():
                     return
                 self.deaths += 1
                 delay_s = FIRST_DELAY_S if time.monotonic() - started > STEADY_S else delay_s
-                self._tell(self._obituary(status, delay_s))
+                self._tell(self._obituary(how, delay_s))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay_s):
                         await self._stopping.wait()
@@ -87,27 +87,30 @@ class Child:
         """Keep its log from growing without end."""
         self._log.bound()
 
-    async def _run_once(self) -> int:
-        with self._log.opened() as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *self.program.argv,
-                env={**os.environ, **self.program.environment},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._guardian.watch(self._process.pid)
-        status = await self._process.wait()
-        self._guardian.forget(self._process.pid)
-        return status
+    async def _run_once(self) -> str:
+        """From its start to its end; answers how that came."""
+        try:
+            with self._log.opened() as log:
+                process = self._process = await asyncio.create_subprocess_exec(
+                    *self.program.argv,
+                    env={**os.environ, **self.program.environment},
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=asyncio.subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            return f"cannot be started: {error}"
+        self._guardian.watch(process.pid)
+        status = await process.wait()
+        self._guardian.forget(process.pid)
+        return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
     def _signal(self, number: int) -> None:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
-    def _obituary(self, status: int, delay_s: float) -> str:
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    def _obituary(self, how: str, delay_s: float) -> str:
         words = "".join(f"\n    {line}" for line in self._log.last_words())
         return f"{self.program.name} {how}; starting it again in {delay_s:g} s ({self.program.log_path}){words}"

@@ -29,17 +29,20 @@ class Guardian:
 
     def watch(self, pid: int) -> None:
         """End the child `pid`, which leads a process group, when the supervisor is gone."""
-        os.write(self._writing, b"+%d\n" % pid)
+        self._say(b"+%d\n" % pid)
 
     def forget(self, pid: int) -> None:
         """The child has ended."""
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._writing, b"-%d\n" % pid)
+        self._say(b"-%d\n" % pid)
 
     def close(self) -> None:
         """Let it go, and wait until it has."""
         os.close(self._writing)
         os.waitpid(self._pid, 0)
+
+    def _say(self, line: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it was killed: the children are supervised all the same
+            os.write(self._writing, line)
 
 
 def _guard(reading: int) -> None:

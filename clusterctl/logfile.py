@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import BinaryIO, Final
 
-LARGEST_BYTES: Final = 10 * 1024 * 1024
+from cluster import log_files
+
 _TAIL_BYTES: Final = 4096
 _TAIL_LINES: Final = 8
 
@@ -20,23 +20,27 @@ class LogFile:
         self._start = 0
 
     def opened(self) -> BinaryIO:
-        """The file for a new run of the child, to append to."""
+        """The file for a new run of the child, to append to; where it cannot be opened the child runs without."""
         self.bound()
-        log = self.path.open("ab")
+        try:
+            log = self.path.open("ab")
+        except OSError:
+            return Path(os.devnull).open("ab")
         self._start = log.tell()
         return log
 
     def bound(self) -> None:
-        """Where it has become too large, copy it to the older part and empty it; the child goes on appending."""
-        if self.path.exists() and self.path.stat().st_size > LARGEST_BYTES:
-            shutil.copyfile(self.path, f"{self.path}.1")
-            os.truncate(self.path, 0)
+        """Where it has become too large, move what is there to the older part; the child goes on appending."""
+        if log_files.bound(self.path):
             self._start = 0
 
     def last_words(self) -> list[str]:
-        """The last lines of the last run."""
-        with self.path.open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._start, end - _TAIL_BYTES))
-            text = log.read().decode(errors="replace")
+        """The last lines of the last run, as far as they could be written."""
+        try:
+            with self.path.open("rb") as log:
+                end = log.seek(0, os.SEEK_END)
+                log.seek(max(self._start, end - _TAIL_BYTES))
+                text = log.read().decode(errors="replace")
+        except OSError:
+            return []
         return text.splitlines()[-_TAIL_LINES:]

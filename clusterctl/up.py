@@ -8,6 +8,7 @@ import time
 from functools import partial
 from typing import Final
 
+from cluster import log_stream
 from clusterctl.claim import check_ports, claimed
 from clusterctl.formats import note
 from clusterctl.guardian import Guardian
@@ -23,7 +24,11 @@ _SLOW_POLL_S: Final = 0.2
 
 
 def up(layout: Layout) -> None:
-    """Run the cluster until a signal. Raises CommandError where it cannot start."""
+    """Run the cluster until a signal. Raises CommandError where it cannot start.
+
+    What it says to nobody, because the terminal is gone or the disk is full, ends nothing.
+    """
+    log_stream.install()
     started = time.monotonic()
     with claimed(layout.folder):
         check_ports(layout)

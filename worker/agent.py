@@ -1,6 +1,6 @@
 """The worker's shell: feeds the pure machine, saves what it says, and only then sends and does it.
 
-commands ─┐                    ┌─ State (one commit per batch) ─ then: acknowledge to the broker, outbox, effects
+commands ─┐                    ┌─ Journal (saves in portions) ─ then: acknowledge to the broker, outbox, effects
 reports  ─┼─► inbox ─► Machine ┤
 time     ─┘                    └─ next_due()
 """
@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import orjson
 import structlog
@@ -27,41 +25,41 @@ from cluster.topics import Channel
 from worker import messages
 from worker.effects import Effects
 from worker.gateway import Membership
+from worker.journal import Followers, Journal, Portion
+from worker.leaving import end_workloads
 from worker.machine import Machine
 from worker.membership import Registrar
 from worker.mqtt import Address, Handlers, Session
 from worker.records import (
+    Cause,
     DeleteAsked,
     DeployAsked,
     Event,
-    Fence,
+    Exit,
+    Exited,
     Forget,
-    HandOver,
     Instruction,
     Kill,
     LeaseAcknowledged,
     MoveAnnounced,
     Phase,
-    Publish,
     Ref,
-    RunProbe,
     Save,
-    Start,
     StateAcknowledged,
     Stop,
     Ticked,
+    WorkerEnded,
 )
 from worker.runtime.base import Runtime
 from worker.settings import WorkerSettings
-from worker.state import Message, State
+from worker.state import Keep, Message, State
 from worker.telemetry import sample
 
-T = TypeVar("T")
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger()
 WINDOW: Final = 100
 BATCH: Final = 500
-DISK_RETRY_S: Final = 1.0
-EXIT_GRACE_S: Final = 3.0
+AGAIN_S: Final = 1.0
+LAST_STATES_S: Final = 2.0
 
 
 def boot_clock() -> float:
@@ -87,33 +85,48 @@ class Agent:
         self._state = state
         self._runtimes = runtimes
         self._inbox: asyncio.Queue[Event | Callable[[], None]] = asyncio.Queue()
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="state")
         self._unsent: deque[Message] = deque(state.outbox())
         self._sent: dict[int, Message] = {}
-        self._acknowledged: list[int] = []
         self._session: Session | None = None
         self._sequence = state.last_sequence()
         self._inventory_due = asyncio.Event()
+        self._stumbles = 0
+        self._has_begun = False
+        self._lease_fresh = asyncio.Event()
+        self._membership_fresh = asyncio.Event()
+        self._saved = {item.ref: item for item in state.instances()}
         self.machine = Machine(
-            seed=time.time_ns(), instances=state.instances(), fences=state.fences(), lease_at=state.lease()
+            seed=time.time_ns(), instances=self._saved.values(), fences=state.fences(), lease_at=state.lease()
         )
-        self.registrar = Registrar(settings, state, runtimes, self._join)
+        self.registrar = Registrar(settings, state, runtimes, self._join, self._keep)
         self._effects = Effects(runtimes, self.registrar.ip, self._inbox.put_nowait)
-        self._tasks: asyncio.TaskGroup
+        followers = Followers(
+            saved=self._on_saved,
+            is_urgent=self._is_urgent,
+            at_once=self._effects.carry_out,
+            annulled=lambda ref: self._inbox.put_nowait(Exited(ref, Exit(reason="stopped before it was started"))),
+        )
+        self._journal = Journal(state, followers)
 
     def begin(self, tasks: asyncio.TaskGroup) -> None:
         """Take up what was running, then serve."""
-        self._tasks = tasks
+        self._has_begun = True
         self._effects.tasks = tasks
         recovering = [item for item in self.machine.instances.values() if item.phase in (Phase.STARTING, Phase.RUNNING)]
         recovering += [item for item in self.machine.instances.values() if item.phase is Phase.STOPPING]
-        resumed = self.machine.resume(boot_clock(), is_new_boot=self._state.is_new_boot)
+        self._journal.add(self.machine.resume(boot_clock(), is_new_boot=self._state.is_new_boot))
         for item in recovering:
             self._effects.recover(item)
-        self._tasks.create_task(self._work(resumed), name="machine")
-        self._tasks.create_task(self._report_telemetry(), name="telemetry")
-        self._tasks.create_task(self._report_inventory(), name="inventory")
-        self._tasks.create_task(self.registrar.run(), name="registration")
+        tasks.create_task(self._journal.run(), name="journal")
+        for name, work in (
+            ("machine", self._work),
+            ("leases", self._keep_leases),
+            ("session", self._keep_joined),
+            ("telemetry", self._report_telemetry),
+            ("inventory", self._report_inventory),
+            ("registration", self.registrar.run),
+        ):
+            tasks.create_task(self._insist(name, work), name=name)
 
     @property
     def is_connected(self) -> bool:
@@ -122,23 +135,46 @@ class Agent:
 
     async def close(self, *, stop_workloads: bool) -> None:
         """After the tasks have ended: say goodbye; workloads go on unless told otherwise."""
-        if stop_workloads:
-            await self._stop_workloads()
+        are_stopped = stop_workloads and self._has_begun and await self._stop_workloads()
         if self._session:
-            await self._session.stop(say_offline=stop_workloads)
+            await self._session.stop(messages.farewell(are_workloads_stopped=are_stopped))
         for runtime in self._runtimes.values():
             await runtime.close()
-        self._disk.shutdown()
+        self._journal.close()
+
+    async def _insist(self, name: str, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Begin again whatever a bug ended: the worker that runs the others goes on."""
+        while True:
+            try:
+                await work()
+            except Exception:
+                LOG.exception("failed unexpectedly, beginning again", what=name)
+            await asyncio.sleep(AGAIN_S)
 
     # -- the machine ------------------------------------------------------------------------------------------------
 
-    async def _work(self, resumed: list[Instruction]) -> None:
-        await self._follow(resumed, ())
+    async def _work(self) -> None:
         while True:
             batch = await self._next_batch()
             now = boot_clock()
-            instructions = [done for item in batch if not callable(item) for done in self.machine.handle(item, now)]
-            await self._follow(instructions, [item for item in batch if callable(item)])
+            events = [item for item in batch if not callable(item)]
+            instructions = [done for event in events for done in self._handle(event, now)]
+            acknowledged = [event.sequence for event in events if isinstance(event, StateAcknowledged)]
+            self._journal.add(instructions, [item for item in batch if callable(item)], acknowledged)
+            if any(isinstance(event, LeaseAcknowledged) for event in events):
+                self._lease_fresh.set()
+            if self._stumbles:  # perhaps again and again, if it is the time that is not taken
+                self._stumbles = 0
+                await asyncio.sleep(AGAIN_S)
+
+    def _handle(self, event: Event, now: float) -> list[Instruction]:
+        """An event that brings a bug to light costs itself, not those that came with it."""
+        try:
+            return self.machine.handle(event, now)
+        except Exception:
+            LOG.exception("event not taken", what=str(event)[:300])
+            self._stumbles += 1
+            return []
 
     async def _next_batch(self) -> list[Event | Callable[[], None]]:
         due = self.machine.next_due()
@@ -154,74 +190,83 @@ class Agent:
             batch.append(Ticked())
         return batch
 
-    async def _follow(self, instructions: list[Instruction], acknowledge: Iterable[Callable[[], None]]) -> None:
-        """Save, then acknowledge, send and do."""
-        changes = [item for item in instructions if isinstance(item, Save | Publish | Fence | Forget)]
-        sequences, self._acknowledged = self._acknowledged, []
-        if changes or sequences:
-            self._unsent.extend(await self._save(changes, sequences))
-        for done in acknowledge:
+    def _on_saved(self, portion: Portion, fresh: list[Message]) -> None:
+        """Acknowledge, send and do."""
+        for change in portion.changes.values():
+            if isinstance(change, Save):
+                self._saved[change.instance.ref] = change.instance
+            elif isinstance(change, Forget):
+                self._saved.pop(change.ref, None)
+        if fresh:
+            self._sequence = fresh[-1].sequence
+            self._unsent.extend(fresh)
+        for done in portion.acknowledge:
             done()
         self._pump()
-        for item in instructions:
-            if isinstance(item, Start | HandOver | Stop | Kill | RunProbe | Forget):
-                self._effects.carry_out(item)
+        for item in portion.effects:
+            self._effects.carry_out(item)
 
-    async def _save(self, changes: list[Save | Publish | Fence | Forget], sequences: list[int]) -> list[Message]:
-        """Until it is on disk, however long that takes: a full disk delays everything and loses nothing."""
-        is_told = False
-        while True:
-            try:
-                fresh = await self._on_disk(partial(self._state.commit, changes, int(time.time() * 1000), sequences))
-            except (OSError, sqlite3.Error) as error:
-                if not is_told:
-                    LOG.error("state cannot be written; holding everything back", why=str(error))
-                is_told = True
-                await asyncio.sleep(DISK_RETRY_S)
-            else:
-                if is_told:
-                    LOG.info("state can be written again")
-                if fresh:
-                    self._sequence = fresh[-1].sequence
-                return fresh
+    def _is_urgent(self, item: Stop | Kill) -> bool:
+        """Whether it may end before that is saved: what is only to be started again may not, it could not be."""
+        known = self.machine.instances.get(item.ref)
+        return known is None or known.cause is not Cause.UNHEALTHY
 
-    async def _on_disk(self, function: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._disk, function)
+    def _keep(self, facts: Mapping[str, str]) -> None:
+        self._journal.add([Keep(name, value) for name, value in facts.items()])
 
     # -- the broker -------------------------------------------------------------------------------------------------
 
     def _join(self, membership: Membership) -> None:
-        self._tasks.create_task(self._rejoin(membership), name="join")
+        del membership  # the registrar's own, at the time when it is looked at
+        self._membership_fresh.set()
 
-    async def _rejoin(self, membership: Membership) -> None:
-        if self._session:
-            await self._session.stop(say_offline=False)
-            self._unsent.extendleft(reversed(self._sent.values()))
-            self._sent.clear()
+    async def _keep_joined(self) -> None:
+        """One session at a time, with the newest membership: two with the same client id would end each other."""
+        while True:
+            await self._membership_fresh.wait()
+            await self._leave()
+            if self.registrar.membership:
+                self._session = self._joined(self.registrar.membership)
+            self._membership_fresh.clear()
+
+    async def _leave(self) -> None:
+        """End the session; what was not acknowledged in it is sent in the next, in its order."""
+        session, self._session = self._session, None
+        if session:
+            await session.stop()
+        self._unsent.extendleft(reversed(self._sent.values()))
+        self._sent.clear()
+
+    def _joined(self, membership: Membership) -> Session:
         address = Address(
             host=self._settings.mqtt_broker_host or membership.broker_host or self._settings.gateway_host,
             port=self._settings.mqtt_broker_port or membership.broker_port,
             node_id=membership.node_id,
         )
-        handlers = Handlers(connected=self._connected, message=self._received, published=self._published)
-        self._session = Session(address, handlers)
+        return Session(address, Handlers(connected=self._connected, message=self._received, published=self._published))
 
     def _connected(self) -> None:
         self._pump()
         self._inventory_due.set()
 
     def _received(self, channel: Channel, payload: bytes, acknowledge: Callable[[], None]) -> None:
+        """Whatever comes is acknowledged in the end: what cannot be taken today can be taken no better tomorrow."""
         try:
-            if channel is Channel.CONTROLS:
-                self._command(parse_command(payload))
-            elif channel is Channel.LEASE:
-                self._lease(payload)
-            elif channel is Channel.CONTROL_ERROR:
-                LOG.warning("the manager does not know this node; registering again")
-                self.registrar.again()
+            self._take(channel, payload)
         except ClusterError as error:
             LOG.warning("message not understood", channel=channel.value, why=error.detail, field=error.field)
+        except Exception:
+            LOG.exception("message not taken", channel=channel.value)
         self._inbox.put_nowait(acknowledge)
+
+    def _take(self, channel: Channel, payload: bytes) -> None:
+        if channel is Channel.CONTROLS:
+            self._command(parse_command(payload))
+        elif channel is Channel.LEASE:
+            self._lease(payload)
+        elif channel is Channel.CONTROL_ERROR:
+            LOG.warning("the manager does not know this node; registering again")
+            self.registrar.again()
 
     def _command(self, command: Command) -> None:
         """A command that echoes a heartbeat of an earlier boot is too late; the manager repeats what it still wants."""
@@ -240,11 +285,28 @@ class Agent:
     def _lease(self, payload: bytes) -> None:
         """A lease counts from when the heartbeat that it echoes was sent; one of an earlier boot says nothing."""
         at = self._sent_at(str(parse_object(payload).get("beat", "")))
-        if at is None:
-            return
-        if any(item.spec.on_disconnect is OnDisconnect.STOP_AFTER for item in self.machine.instances.values()):
-            self._state.save_lease(at)
-        self._inbox.put_nowait(LeaseAcknowledged(at))
+        if at is not None:
+            self._inbox.put_nowait(LeaseAcknowledged(at))
+
+    async def _keep_leases(self) -> None:
+        """A lease counts whether or not it can be noted; after a crash of the worker an older one stops sooner."""
+        why = ""
+        while True:
+            await self._lease_fresh.wait()
+            self._lease_fresh.clear()
+            at, before = self.machine.lease_at, why
+            if at is None or not self._needs_leases():
+                continue
+            try:
+                await self._journal.on_disk(partial(self._state.save_lease, at))
+                why = ""
+            except OSError as error:
+                why = str(error)
+            if bool(why) != bool(before):
+                LOG.warning("leases cannot be noted" if why else "leases can be noted again", why=why)
+
+    def _needs_leases(self) -> bool:
+        return any(item.spec.on_disconnect is OnDisconnect.STOP_AFTER for item in self.machine.instances.values())
 
     def _pump(self) -> None:
         """Hand messages to the session, in order, at most WINDOW of them unacknowledged."""
@@ -258,8 +320,7 @@ class Agent:
     def _published(self, mid: int) -> None:
         message = self._sent.pop(mid, None)
         if message:
-            self._acknowledged.append(message.sequence)
-            self._inbox.put_nowait(StateAcknowledged(message.ref, message.status))
+            self._inbox.put_nowait(StateAcknowledged(message.ref, message.status, message.sequence))
             self._pump()
 
     async def _report_telemetry(self) -> None:
@@ -277,32 +338,33 @@ class Agent:
                 self._session.publish(Channel.INFORMATION, orjson.dumps(body))
 
     async def _report_inventory(self) -> None:
+        """What is on disk; reading what it takes bounds the logs too, also while the broker is away."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.inventory_interval_s):
                     await self._inventory_due.wait()
             self._inventory_due.clear()
+            usages = await self._effects.usages()
             if self._session and self._session.is_connected:
-                usages = await self._effects.usages()
-                body = messages.inventory(self.machine.instances.values(), usages, self._sequence)
+                body = messages.inventory(self._saved.values(), usages, self._sequence)
                 self._session.publish(Channel.RESOURCES, body)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
-    async def _stop_workloads(self) -> None:
-        """Ask all to end, kill what has not ended soon, and leave nothing that a later start could take for a crash."""
-        active = [item for item in self.machine.instances.values() if not item.is_ended]
-        LOG.info("stopping all workloads", count=len(active))
-        await asyncio.gather(*(self._end(self._runtimes.get(i.spec.technology), i.ref) for i in active))
+    async def _stop_workloads(self) -> bool:
+        """End all, save that, and send it; whether nothing runs any more that a later start would take for running.
 
-    async def _end(self, runtime: Runtime | None, ref: Ref) -> None:
-        if runtime is None or not await runtime.is_running(ref):
-            return
-        try:
-            await runtime.stop(ref)
-            async with asyncio.timeout(EXIT_GRACE_S):
-                await runtime.wait(ref)
-        except TimeoutError:
-            await runtime.kill(ref)
-            await runtime.wait(ref)
-        await runtime.remove(ref)
+        What is not acknowledged in time stays in the outbox, and is told at the next start.
+        """
+        wanted = {item.ref for item in self.machine.instances.values() if not item.is_ended}
+        ended = await end_workloads(self._runtimes, self.machine.instances.values())
+        fresh = await self._journal.finish(self.machine.handle(WorkerEnded(ended), boot_clock()))
+        if fresh is None:
+            return False
+        self._unsent.extend(fresh)
+        self._pump()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_STATES_S):
+                while self.is_connected and (self._unsent or self._sent):  # noqa: ASYNC110 - told by no event
+                    await asyncio.sleep(0.01)
+        return ended == wanted

@@ -32,7 +32,7 @@ from worker.records import (
     Stop,
     Vanished,
 )
-from worker.runtime.base import LiveRuntime, Runtime, RuntimeFailure, Usage, Workload
+from worker.runtime.base import LiveRuntime, Runtime, RuntimeFailure, Usage, Workload, is_disk_full
 
 T = TypeVar("T")
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger()
@@ -166,8 +166,12 @@ class Effects:
             self._tell(StartFailed(ref, error.reason, is_final=error.is_final))
         except Exception as error:
             # one bad job must not end the worker that runs the others
-            LOG.exception("start failed unexpectedly", instance=str(ref))
-            self._tell(StartFailed(ref, f"{type(error).__name__}: {error}"))
+            if isinstance(error, OSError) and is_disk_full(error):
+                LOG.warning("no room to start it", instance=str(ref), why=str(error))
+                self._tell(StartFailed(ref, f"the node's disk is full: {error.filename or error}"))
+            else:
+                LOG.exception("start failed unexpectedly", instance=str(ref))
+                self._tell(StartFailed(ref, f"{type(error).__name__}: {error}"))
         else:
             self._tell(Started(ref))
             self._tell(Exited(ref, await runtime.wait(ref)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -43,7 +44,12 @@ def parse_membership(body: bytes) -> Membership:
         raise ValueError("the answer has no usable id")
     if not str(port).isascii() or not str(port).isdigit() or not 0 < int(str(port)[:6]) < 65536:
         raise ValueError("the answer has no usable MQTT_BROKER_PORT")
-    return Membership(node_id=node_id, broker_port=int(str(port)), broker_host=host if isinstance(host, str) else "")
+    host = host if isinstance(host, str) else ""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"the answer's MQTT_BROKER_HOST {host!r} is no host name") from None
+    return Membership(node_id=node_id, broker_port=int(str(port)), broker_host=host)
 
 
 async def register(gateway_url: str, body: bytes) -> Membership:
@@ -61,8 +67,14 @@ def _register(gateway_url: str, body: bytes) -> Membership:
         with opener.open(request, timeout=TIMEOUT_S) as answer:
             return parse_membership(answer.read(MAX_ANSWER_BYTES))
     except urllib.error.HTTPError as error:
-        with error:
-            words = error.read(1000).decode(errors="replace")
-        raise RegistrationError(f"{error.code}: {words}", is_conflict=error.code == 409) from None
-    except (OSError, ValueError) as error:
-        raise RegistrationError(str(error)) from None
+        raise RegistrationError(f"{error.code}: {_words_of(error)}", is_conflict=error.code == 409) from None
+    except (OSError, ValueError, http.client.HTTPException) as error:  # whatever answers there, it may be no gateway
+        raise RegistrationError(f"{type(error).__name__}: {error}") from None
+
+
+def _words_of(error: urllib.error.HTTPError) -> str:
+    with error:
+        try:
+            return error.read(1000).decode(errors="replace")
+        except (OSError, http.client.HTTPException) as broken:
+            return str(broken)

@@ -25,6 +25,7 @@ from worker.policy import (
     final_status,
     has_attempts_left,
     is_run_again,
+    why_stopped,
 )
 from worker.records import (
     Cause,
@@ -57,6 +58,7 @@ from worker.records import (
     Stop,
     Ticked,
     Vanished,
+    WorkerEnded,
 )
 from worker.slots import ACTIVE
 
@@ -90,6 +92,7 @@ class Machine(Handovers):
             Probed: self._probed,
             LeaseAcknowledged: self._lease_acknowledged,
             StateAcknowledged: self._state_acknowledged,
+            WorkerEnded: self._worker_ended,
             Ticked: self._ticked,
         }
 
@@ -173,10 +176,12 @@ class Machine(Handovers):
 
     def _run(self, item: Instance, detail: str, now: float) -> None:
         is_ready = item.spec.readiness is None or item.status is Status.RUNNING
+        is_restart = item.has_run and item.phase is Phase.STARTING  # a running one was found again only
         item = self._put(
             item,
             phase=Phase.RUNNING,
             has_run=True,
+            restarts=item.restarts + is_restart,
             running_since=now,
             is_ready=is_ready,
             liveness=_first_probe(item, Check.LIVENESS, now),
@@ -235,12 +240,7 @@ class Machine(Handovers):
         if item.cause is Cause.UNHEALTHY:
             self._after_exit(item, Exit(code=exit_.code or None, reason=item.detail), now)
             return
-        words = {
-            Cause.DELETED: "stopped",
-            Cause.REPLACED: "replaced by a newer generation",
-            Cause.CUT_OFF: f"no lease from the manager for {item.spec.stop_after_s:g} s",
-        }
-        self._end(item, Status.STOPPED, words[item.cause], None, now)
+        self._end(item, Status.STOPPED, why_stopped(item), None, now)
 
     def _after_exit(self, item: Instance, exit_: Exit, now: float) -> None:
         is_stable = item.running_since is not None and now - item.running_since >= STABLE_RUN_S
@@ -297,6 +297,16 @@ class Machine(Handovers):
         is_over = item and item.is_ended and item.cause in OVER
         if item and is_over and event.status is Status.STOPPED:
             self._forget(item)
+
+    def _worker_ended(self, event: WorkerEnded, now: float) -> None:
+        """All of them end before any of them says so: nothing may begin in the place of another."""
+        del now
+        ended = [item for ref in event.refs if (item := self.instances.get(ref)) and not item.is_ended]
+        for item in ended:
+            cause = item.cause if item.cause in OVER else Cause.WORKER_ENDED
+            self._put(item, phase=Phase.ENDED, cause=cause, exit_code=None, wake_at=None)
+        for item in ended:
+            self._close(self.instances[item.ref], Status.STOPPED, why_stopped(self.instances[item.ref]))
 
     def _ticked(self, event: Ticked, now: float) -> None:
         del event
@@ -385,11 +395,13 @@ class Machine(Handovers):
             self._emit(Stop(item.ref, item.spec) if grace_s else Kill(item.ref, item.spec))
 
     def _end(self, item: Instance, status: Status, detail: str, exit_code: int | None, now: float) -> None:
-        item = self._put(item, phase=Phase.ENDED, exit_code=exit_code, wake_at=None)
+        self._close(self._put(item, phase=Phase.ENDED, exit_code=exit_code, wake_at=None), status, detail)
+        self._begin_waiting(now)
+
+    def _close(self, item: Instance, status: Status, detail: str) -> None:
         self._report(item, status, detail)
         if item.cause in OVER:
             self._fence(item.ref)
-        self._begin_waiting(now)
 
 
 def _first_probe(item: Instance, check: Check, now: float) -> ProbeState | None:

@@ -23,7 +23,7 @@ TECHNOLOGY_CHECK_S: Final = 30.0
 
 
 class Registrar:
-    """Keeps the membership: what it is now, and `changed` whenever it becomes another one."""
+    """Keeps the membership: what it is now, `changed` whenever it becomes another one, `keep` to have it on disk."""
 
     def __init__(
         self,
@@ -31,9 +31,11 @@ class Registrar:
         state: State,
         runtimes: Mapping[str, Runtime],
         changed: Callable[[Membership], None],
+        keep: Callable[[Mapping[str, str]], None],
     ) -> None:
         self._settings = settings
-        self._state = state
+        self._known_id = state.meta("node_id")
+        self._keep = keep
         self._runtimes = runtimes
         self._changed = changed
         self._needed = asyncio.Event()
@@ -56,7 +58,7 @@ class Registrar:
             storage_in_mb=facts.storage_mb,
             architecture=facts.architecture,
         )
-        return messages.registration(node, self._state.meta("node_id"))
+        return messages.registration(node, self._known_id)
 
     def again(self) -> None:
         """Register again: the manager does not know this node, or a fact changed."""
@@ -66,11 +68,9 @@ class Registrar:
         """The manager's answer, by whichever way it came: kept, and used from now on."""
         is_other = membership != self.membership
         self.membership = membership
-        self._state.set_meta(
-            node_id=membership.node_id,
-            broker_port=str(membership.broker_port),
-            broker_host=membership.broker_host,
-        )
+        self._known_id = membership.node_id
+        facts = {"broker_port": str(membership.broker_port), "broker_host": membership.broker_host}
+        self._keep({"node_id": membership.node_id, **facts})
         LOG.info("registered", node_id=membership.node_id, technologies=list(self._technologies))
         if is_other:
             self._changed(membership)
@@ -111,7 +111,8 @@ class Registrar:
                 if failures == 1:
                     LOG.warning("not registered, trying on", gateway=self._settings.gateway_url, why=str(error))
                 if error.is_conflict:
-                    self._state.set_meta(node_id="")
+                    self._known_id = ""
+                    self._keep({"node_id": ""})
                 wait_s = min(BACK_OFF_CAP_S, BACK_OFF_BASE_S * 2.0 ** min(failures - 1, 10))
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
             else:

@@ -48,6 +48,12 @@ def registration(node: NodeFacts, node_id: str) -> bytes:
     )
 
 
+def farewell(*, are_workloads_stopped: bool) -> bytes:
+    """The last message on `nodes/{id}/connection` of a worker that ends in order."""
+    workloads = "stopped" if are_workloads_stopped else "kept"
+    return orjson.dumps({"online": False, "stopped": True, "workloads": workloads})
+
+
 def state(message: Message, ip: str) -> bytes:
     """A message on `nodes/{id}/job`."""
     body: dict[str, Any] = {
@@ -60,6 +66,7 @@ def state(message: Message, ip: str) -> bytes:
         "generation": message.ref.generation,
         "sequence": message.sequence,
         "at_ms": message.at_ms,
+        "restarts": message.restarts,
     }
     if message.exit_code is not None:
         body["exit_code"] = message.exit_code
@@ -86,6 +93,7 @@ def _entry(item: Instance, usage: Usage) -> dict[str, Any]:
         "cpu_percent": round(usage.cpu_percent, 3),
         "memory_bytes": usage.memory_bytes,
         "disk": usage.disk_bytes,
+        "restarts": item.restarts,
     }
     if item.exit_code is not None:
         entry["exit_code"] = item.exit_code

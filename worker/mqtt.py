@@ -30,6 +30,7 @@ LOG: structlog.stdlib.BoundLogger = structlog.get_logger()
 KEEPALIVE_S: Final = 10
 SESSION_EXPIRY_S: Final = 86_400
 STOP_TIMEOUT_S: Final = 2.0
+FAREWELL_S: Final = 1.0
 ONLINE: Final = b'{"online":true}'
 OFFLINE: Final = b'{"online":false}'
 _READ: Final = (Channel.CONTROLS, Channel.LEASE, Channel.CONTROL_ERROR)
@@ -64,6 +65,7 @@ class Session:
         self._protocol = MQTTProtocolVersion.MQTTv5
         self._has_connected = False
         self._is_stopped = False
+        self._is_over = False
         self._is_told = False
         self._client = self._begin()
 
@@ -75,14 +77,19 @@ class Session:
         is_taken = info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS or qos > 0
         return info.mid if is_taken else None
 
-    async def stop(self, *, say_offline: bool) -> None:
-        """End the session's connection in order; the broker keeps the session."""
-        if say_offline and self.is_connected:
-            info = self._client.publish(topic(self.address.node_id, Channel.CONNECTION), OFFLINE, qos=1)
+    async def stop(self, farewell: bytes = b"") -> None:
+        """End the session's connection in order, after `farewell`; the broker keeps the session.
+
+        Nothing is told any more from then on: what was not acknowledged by now counts as never sent.
+        """
+        if farewell and self.is_connected:
+            info = self._client.publish(topic(self.address.node_id, Channel.CONNECTION), farewell, qos=1)
             with contextlib.suppress(RuntimeError, ValueError):
-                await asyncio.to_thread(info.wait_for_publish, 1.0)
+                await asyncio.to_thread(info.wait_for_publish, FAREWELL_S)
         self._is_stopped = True
         await asyncio.to_thread(_end(self._client).join, STOP_TIMEOUT_S)
+        self._is_over = True
+        self.is_connected = False
 
     def _begin(self) -> paho.Client:
         is_5 = self._protocol is MQTTProtocolVersion.MQTTv5
@@ -143,8 +150,12 @@ class Session:
 
     # -- the loop's thread ------------------------------------------------------------------------------------------
 
+    def _is_stale(self, client: paho.Client) -> bool:
+        """Whether this comes from a client that was given up: its message ids are another's by now."""
+        return self._is_over or client is not self._client
+
     def _connected(self, client: paho.Client) -> None:
-        if client is not self._client:
+        if self._is_stale(client):
             return
         self.is_connected = self._has_connected = True
         self._is_told = False
@@ -152,13 +163,13 @@ class Session:
         self._handlers.connected()
 
     def _failed(self, client: paho.Client, why: str, has_answered: bool) -> None:
-        if client is not self._client:
+        if self._is_stale(client):
             return
         self.is_connected = False
         if not self._is_told:
             LOG.warning("broker not connected", host=self.address.host, port=self.address.port, why=why)
         self._is_told = True
-        if has_answered and not self._has_connected:
+        if has_answered and not self._has_connected and not self._is_stopped:
             self._speak_otherwise(client)
 
     def _speak_otherwise(self, refused: paho.Client) -> None:
@@ -168,18 +179,22 @@ class Session:
         self._client = self._begin()
 
     def _received(self, client: paho.Client, message: paho.MQTTMessage) -> None:
+        """What comes too late to be taken is not acknowledged: the broker delivers it again."""
+        if self._is_stale(client):
+            return
         parsed = parse(message.topic)
 
         def acknowledge() -> None:
-            client.ack(message.mid, message.qos)
+            with contextlib.suppress(OSError, ValueError):  # where the client has ended, the broker delivers it again
+                client.ack(message.mid, message.qos)
 
-        if parsed is None or client is not self._client:
+        if parsed is None:
             acknowledge()
         else:
             self._handlers.message(parsed[1], bytes(message.payload), acknowledge)
 
     def _published(self, client: paho.Client, mid: int) -> None:
-        if client is self._client:
+        if not self._is_stale(client):
             self._handlers.published(mid)
 
 

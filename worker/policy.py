@@ -6,7 +6,7 @@ import random
 from typing import Final
 
 from cluster.jobs import JobSpec, RestartPolicy
-from worker.records import Exit, Ref, Status
+from worker.records import Cause, Exit, Instance, Ref, Status
 
 BACK_OFF_BASE_S: Final = 1.0
 BACK_OFF_CAP_S: Final = 300.0
@@ -51,3 +51,14 @@ def describe(exit_: Exit) -> str:
     if exit_.reason:
         return exit_.reason
     return "ended" if exit_.code is None else f"exited with status {exit_.code}"
+
+
+def why_stopped(item: Instance) -> str:
+    """The reason for which it was stopped in words."""
+    words = {
+        Cause.DELETED: "stopped",
+        Cause.REPLACED: "replaced by a newer generation",
+        Cause.CUT_OFF: f"no lease from the manager for {item.spec.stop_after_s:g} s",
+        Cause.WORKER_ENDED: "stopped with its worker",
+    }
+    return words[item.cause]

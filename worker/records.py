@@ -57,6 +57,7 @@ class Cause(StrEnum):
     REPLACED = "replaced"
     UNHEALTHY = "unhealthy"
     CUT_OFF = "cut off"
+    WORKER_ENDED = "worker ended"
     HANDED_OVER = "handed over"
 
 
@@ -79,9 +80,10 @@ class ProbeState:
 class Instance:
     """An instance as the worker knows it; the fields after `leased_at` are not kept over a restart of the worker.
 
-    `failures` counts ends in a row; `leased_at` is the deploy's own time, from which `stop_after` counts at first;
-    `wake_at` ends a back-off or a grace period. Of live moves: `is_live` makes the next start wait for a running guest,
-    `incoming` is where it waits, and `handing_over_to` the node to which the own guest is on its way.
+    `failures` counts ends in a row, `restarts` how often this generation was started again; `leased_at` is the deploy's
+    own time, from which `stop_after` counts at first; `wake_at` ends a back-off or a grace period. Of live moves:
+    `is_live` makes the next start wait for a running guest, `incoming` is where it waits, and `handing_over_to` the
+    node to which the own guest is on its way.
     """
 
     ref: Ref
@@ -91,6 +93,7 @@ class Instance:
     detail: str = ""
     exit_code: int | None = None
     failures: int = 0
+    restarts: int = 0
     has_run: bool = False
     cause: Cause = Cause.NONE
     leased_at: float | None = None
@@ -247,10 +250,18 @@ class LeaseAcknowledged:
 
 @dataclass(frozen=True)
 class StateAcknowledged:
-    """The broker has this instance's state."""
+    """The broker has this instance's state; `sequence` is that of the message, which need not be kept any more."""
 
     ref: Ref
     status: Status
+    sequence: int = 0
+
+
+@dataclass(frozen=True)
+class WorkerEnded:
+    """The worker ends and has ended these workloads with it: nothing of them runs."""
+
+    refs: frozenset[Ref]
 
 
 @dataclass(frozen=True)
@@ -273,6 +284,7 @@ Event: TypeAlias = (
     | Probed
     | LeaseAcknowledged
     | StateAcknowledged
+    | WorkerEnded
     | Ticked
 )
 
@@ -297,6 +309,7 @@ class Publish:
     detail: str = ""
     exit_code: int | None = None
     incoming: str = ""
+    restarts: int = 0
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class WorkerSettings(ProcessSettings):
     worker_technologies: str = Field(
         default="", description="announce only these, e.g. docker,wasm; default: all that are there"
     )
-    worker_stop_workloads_on_exit: bool = Field(default=False, description="stop every workload when the worker ends")
+    worker_stop_workloads_on_exit: bool = Field(default=False, description="end workloads with the worker, for good")
     mqtt_broker_host: str = Field(default="", description="default: the gateway's host")
     mqtt_broker_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         default=0, description="default: as registration answers"

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from worker.records import Fence, Forget, Instance, Instruction, Phase, Publish, Ref, Save, Status
 
-PERSISTENT: Final = ("phase", "status", "detail", "exit_code", "failures", "has_run", "cause", "leased_at")
+PERSISTENT: Final = ("phase", "status", "detail", "exit_code", "failures", "restarts", "has_run", "cause", "leased_at")
 ACTIVE: Final = (Phase.STARTING, Phase.RUNNING, Phase.STOPPING)
 
 
@@ -55,7 +55,8 @@ class Slots:
             self._publish(self._put(item, status=status, detail=detail))
 
     def _publish(self, item: Instance) -> None:
-        self._emit(Publish(item.ref, item.spec.name, item.status, item.detail, item.exit_code, item.incoming))
+        words = (item.ref, item.spec.name, item.status, item.detail, item.exit_code, item.incoming, item.restarts)
+        self._emit(Publish(*words))
 
     def _put(self, item: Instance, *, is_new: bool = False, **changes: Any) -> Instance:
         after = replace(item, **changes)

@@ -210,7 +210,8 @@ def _end_current(instance: Instance, event: Observed, now_ms: int, policy: Polic
         given_up = replace(ended, state=S.FAILED, retry_at_ms=None, attempts=placement.spec.max_attempts)
         return note(given_up, now_ms, event.actor, "failed", cause, event.node_id)
     state = S.LOST if event.seen in (Seen.ABSENT, Seen.STOPPED) else S.FAILED
-    return give_up_or_retry(ended, placement, state, event.actor, cause, now_ms, policy)
+    was_stopped = event.seen is Seen.STOPPED and placement.has_run  # with its worker, or by somebody on that machine
+    return give_up_or_retry(ended, placement, state, event.actor, cause, now_ms, policy, is_attempt=not was_stopped)
 
 
 def _has_used_its_attempts(placement: Placement, event: Observed) -> bool:

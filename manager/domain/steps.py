@@ -54,12 +54,24 @@ def promote(instance: Instance, cause: str, now_ms: int, *, is_confirmed: bool =
 
 
 def give_up_or_retry(
-    instance: Instance, placement: Placement, state: InstanceState, actor: str, cause: str, now_ms: int, policy: Policy
+    instance: Instance,
+    placement: Placement,
+    state: InstanceState,
+    actor: str,
+    cause: str,
+    now_ms: int,
+    policy: Policy,
+    *,
+    is_attempt: bool = True,
 ) -> Instance:
-    """Try again after a back-off, unless the restart policy, the attempts or an unknown outcome forbid it."""
+    """Try again after a back-off, unless the restart policy, the attempts or an unknown outcome forbid it.
+
+    `is_attempt`: it ended by itself, so that this counts as one of its attempts.
+    """
     spec = instance.spec
     has_lasted = placement.state is not S.RESTARTING and now_ms - placement.since_ms >= policy.stable_ms
-    attempts = 1 if placement.has_run and has_lasted else instance.attempts + 1
+    attempts = 0 if placement.has_run and has_lasted else instance.attempts
+    attempts += is_attempt
     failure = cause if placement.has_run or not instance.failure else instance.failure
     instance = replace(instance, state=state, attempts=attempts, failure=failure, retry_at_ms=None)
     is_outcome_unknown = state is S.LOST or instance.exit_code is None
@@ -71,5 +83,6 @@ def give_up_or_retry(
         return note(instance, now_ms, actor, state.lower(), cause, placement.node_id)
     wait_ms = backoff_ms(attempts, policy.retry_base_ms, policy.retry_cap_ms, str(instance.key))
     instance = replace(instance, retry_at_ms=now_ms + wait_ms)
-    cause = f"{cause}; placed again in {wait_ms / 1000:.1f} s (attempt {attempts})"
+    attempt = f" (attempt {attempts})" if is_attempt else ""
+    cause = f"{cause}; placed again in {wait_ms / 1000:.1f} s{attempt}"
     return note(instance, now_ms, actor, state.lower(), cause, placement.node_id)

@@ -142,6 +142,31 @@ async def test_a_target_that_cannot_bind_its_port_says_so(
             await target.receive(busy)
 
 
+async def test_a_target_that_cannot_note_where_it_waits_is_ended(
+    target: UnikernelRuntime, there: Workload, tmp_path: Path
+) -> None:
+    """As on a full disk: no guest would come, and the image is booted afresh instead."""
+    unwritable = tmp_path / "target" / "unikernel" / str(NEW) / "incoming.new"
+    unwritable.mkdir(parents=True)
+    with pytest.raises(OSError):
+        await target.receive(there)
+    assert target._run(NEW).process is None
+    await target.start(there)
+    await wait_until_it_counts(target, NEW)
+
+
+async def test_a_pause_that_cannot_be_noted_is_told(
+    source: UnikernelRuntime, target: UnikernelRuntime, there: Workload, tmp_path: Path
+) -> None:
+    """The guest has gone, whether or not the disk of the source takes a note of it."""
+    uri = await target.receive(there)
+    (tmp_path / "source" / "unikernel" / str(OLD) / "moved.new").mkdir()
+    await source.send(OLD, "edge-b", uri, ignore)
+    end = await end_of(source, OLD)
+    assert end.is_moved
+    assert "moved live to edge-b" in end.reason
+
+
 async def test_a_restarted_source_worker_knows_that_its_guest_has_gone(
     source: UnikernelRuntime, target: UnikernelRuntime, there: Workload, tmp_path: Path
 ) -> None:

@@ -127,6 +127,34 @@ async def test_a_socket_that_does_not_listen_yet_is_waited_for(tmp_path: Path, u
     await runtime.close()
 
 
+_HANGS_UP = """
+import socket, sys, time
+server = socket.socket(socket.AF_UNIX)
+server.bind("qmp")
+server.listen()
+server.accept()[0].close()
+time.sleep(1.0)
+sys.exit("qemu-system: the last words")
+"""
+
+
+@pytest.mark.parametrize("is_incoming", [False, True])
+async def test_a_qemu_that_hangs_up_is_waited_for(tmp_path: Path, unikernel_image: Path, is_incoming: bool) -> None:
+    """On a busy machine it ends a good while after its socket did: the failure is told in its words all the same."""
+    slow = tmp_path / Path(binary_here()).name
+    (tmp_path / "hangs_up.py").write_text(_HANGS_UP)
+    hangs_up = f'case "$*" in *unix:qmp*) exec {sys.executable} {tmp_path}/hangs_up.py;; esac'
+    slow.write_text(f'#!/bin/sh\n{hangs_up}\nexec {binary_here()} "$@"\n')
+    slow.chmod(0o755)
+    runtime = UnikernelRuntime(tmp_path / "unikernel", ImageCache(tmp_path / "images"), str(slow))
+    begin = runtime.receive if is_incoming else runtime.start
+    for _ in range(2):  # nothing of it is in the way of the next try
+        with pytest.raises(RuntimeFailure, match="qemu-system: the last words"):
+            await begin(guest(unikernel_image, "exit=3"))
+    assert not await runtime.is_running(REF)
+    await runtime.close()
+
+
 async def test_long_data_folders_are_no_problem(tmp_path: Path, unikernel_image: Path) -> None:
     """A socket's path may have 107 bytes; the data folder may be deeper."""
     runtime = new_runtime(tmp_path / ("d" * 100) / ("e" * 100))

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -177,26 +179,106 @@ def test_stop_after_stops_without_a_lease(manager: ManagerSide, worker: RealWork
     assert "no lease" in manager.wait_for("safe", "STOPPED", timeout=5)["status_detail"]
 
 
+def farewell(workloads: str) -> dict[str, object]:
+    """What a worker says last when it is told to end."""
+    return {"online": False, "stopped": True, "workloads": workloads}
+
+
 def test_stops_workloads_on_exit_if_told(tmp_path: Path, mosquitto: Mosquitto, manager: ManagerSide) -> None:
-    """With WORKER_STOP_WORKLOADS_ON_EXIT nothing is left within seconds, and the next start runs it again."""
+    """With WORKER_STOP_WORKLOADS_ON_EXIT nothing is left; it says so last, after each instance was told as STOPPED.
+
+    The next start begins none of them by itself, as they may run elsewhere by then: the manager decides.
+    """
+    with real_worker(tmp_path / "w", mosquitto, manager, WORKER_STOP_WORKLOADS_ON_EXIT="true") as worker:
+        for name in ("greeter", "other"):
+            manager.command("deploy", name, one_shot=name == "other")
+            manager.wait_for(name, "RUNNING")
+        assert worker.process.stop() == 0
+        assert not runner_pids(worker)
+        wait_until(lambda: manager.farewells == [farewell("stopped")], what="its farewell")
+        for name in ("greeter", "other"):
+            assert manager.last(name)["status"] == "STOPPED"
+            assert manager.last(name)["status_detail"] == "stopped with its worker"
+        before = len(manager.inventories)
+        worker.start()
+        wait_until(lambda: len(manager.inventories) > before + 2, what="inventories of the next start")
+        assert {entry["status"] for entry in manager.inventories[-1]["services"]} == {"STOPPED"}
+        assert not runner_pids(worker)
+        manager.command("deploy", "greeter", generation=2)
+        wait_until(lambda: manager.last("greeter")["generation"] == 2, what="a state of the newer generation")
+        manager.wait_for("greeter", "RUNNING")
+        manager.command("delete", "other")
+        wait_until(lambda: len(manager.inventories[-1]["services"]) == 1, what="the other is forgotten")
+
+
+def test_what_the_broker_did_not_hear_of_the_end_is_told_at_the_next_start(
+    tmp_path: Path, mosquitto: Mosquitto, manager: ManagerSide
+) -> None:
+    """Workloads that were stopped while the broker was away are told as STOPPED once it is back."""
     with real_worker(tmp_path / "w", mosquitto, manager, WORKER_STOP_WORKLOADS_ON_EXIT="true") as worker:
         manager.command("deploy", "greeter")
         manager.wait_for("greeter", "RUNNING")
-        begin = time.monotonic()
+        mosquitto.kill()
+        wait_until(lambda: not json.loads(worker.get("/healthz"))["is_connected"], what="it notices")
         assert worker.process.stop() == 0
-        assert time.monotonic() - begin < 8
         assert not runner_pids(worker)
+        mosquitto.start()
         worker.start()
-        wait_until(lambda: len(runner_pids(worker)) == 1, what="it runs again")
+        assert manager.wait_for("greeter", "STOPPED")["status_detail"] == "stopped with its worker"
+        assert not runner_pids(worker)
 
 
-def test_sigterm_leaves_workloads_running(manager: ManagerSide, worker: RealWorker) -> None:
-    """Without that setting an ended worker leaves its workloads alone."""
+def test_a_worker_that_never_served_ends_no_workloads(
+    tmp_path: Path, mosquitto: Mosquitto, manager: ManagerSide
+) -> None:
+    """One that cannot begin, because its port is taken, does not stop what an earlier one started."""
+    with real_worker(tmp_path / "w", mosquitto, manager) as worker:
+        manager.command("deploy", "greeter")
+        manager.wait_for("greeter", "RUNNING")
+        before = runner_pids(worker)
+        worker.process.kill()
+        with socket.create_server(("127.0.0.1", worker.port)):
+            worker.process.env["WORKER_STOP_WORKLOADS_ON_EXIT"] = "true"
+            worker.process.start()
+            assert worker.process.wait() == 1
+        assert runner_pids(worker) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_clean_stop_leaves_workloads_running_and_says_so(
+    manager: ManagerSide, worker: RealWorker, number: int
+) -> None:
+    """Without that setting an ended worker leaves its workloads alone; its last message says that it was told to."""
     manager.command("deploy", "greeter")
     manager.wait_for("greeter", "RUNNING")
     before = runner_pids(worker)
-    assert worker.process.stop() == 0
+    worker.process.signal(number)
+    assert worker.process.wait() == 0
     assert runner_pids(worker) == before
+    wait_until(lambda: manager.farewells == [farewell("kept")], what="its farewell")
+    assert manager.connections[-1] is False
+
+
+def test_a_killed_worker_says_no_farewell(manager: ManagerSide, worker: RealWorker) -> None:
+    """Its last will alone tells that the session ended: it may be back in a moment."""
+    worker.process.kill()
+    wait_until(lambda: manager.connections[-1:] == [False], what="its last will")
+    assert manager.farewells == []
+
+
+def test_restarts_are_counted(manager: ManagerSide, worker: RealWorker) -> None:
+    """In each state and in the inventory, over a crash of the worker too."""
+    manager.command("deploy", "service")
+    assert manager.wait_for("service", "RUNNING")["restarts"] == 0
+    for count in (1, 2):
+        (pid,) = runner_pids(worker)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: manager.last("service")["status"] == "STARTING", what="its end is told")
+        assert manager.last("service")["restarts"] == count - 1
+        assert manager.wait_for("service", "RUNNING")["restarts"] == count
+        worker.process.kill()
+        worker.start()
+    wait_until(lambda: manager.inventories[-1]["services"][0]["restarts"] == 2, what="it is in the inventory")
 
 
 def test_adoption(tmp_path: Path, mosquitto: Mosquitto, manager: ManagerSide) -> None:

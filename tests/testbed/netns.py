@@ -220,17 +220,6 @@ def scratch_folder() -> Iterator[Path]:
             leftovers.unmount_below(folder)
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path, size_mb: int) -> Iterator[Path]:
-    """A tmpfs of that size at `folder` for the time of the block."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _run("mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "tmpfs", str(folder))
-    try:
-        yield folder
-    finally:
-        _run("umount", "--lazy", str(folder))
-
-
 def _kill_processes_in(folder: Path) -> None:
     """`kill -9` of whatever has its working folder in `folder`: workloads outlive their worker."""
 

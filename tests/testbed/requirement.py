@@ -32,7 +32,7 @@ def available(part: str) -> bool:
 
 
 def _probes() -> dict[str, Callable[[], str]]:
-    from testbed import clocks, docker_engine, mongo_server, mosquitto, netns, unikernel
+    from testbed import clocks, disks, docker_engine, mongo_server, mosquitto, netns, unikernel
     from testbed.commands import lacking
 
     return {
@@ -43,5 +43,7 @@ def _probes() -> dict[str, Callable[[], str]]:
         "compose": lambda: docker_engine.unavailable() or lacking("docker-compose"),
         "strace": lambda: lacking("strace"),
         "netns": netns.unavailable,
+        "small disk": disks.unavailable,
+        "ext4 disk": disks.ext4_unavailable,
         "gcc": clocks.unavailable,
     }

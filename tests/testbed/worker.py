@@ -75,6 +75,7 @@ class ManagerSide:
         self.inventories: list[dict[str, Any]] = []
         self.telemetry: list[dict[str, Any]] = []
         self.connections: list[bool] = []
+        self.farewells: list[dict[str, Any]] = []
         self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id="manager-side", clean_session=False)
         self._client.reconnect_delay_set(min_delay=1, max_delay=1)
         self._client.on_message = self._on_message
@@ -129,6 +130,7 @@ class ManagerSide:
                 self.telemetry.append(body)
             case "connection":
                 self.connections.append(body["online"])
+                self.farewells += [body] if "stopped" in body else []
 
 
 class RealWorker:
@@ -166,6 +168,18 @@ class RealWorker:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
             body: bytes = answer.read()
             return body
+
+
+def runner_of(folder: Path, job_id: str) -> int:
+    """The process that runs a wasm workload of the worker in `folder`, no shell between; 0 where none does."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            is_of_job = (process / "cwd").readlink().name.startswith(f"{job_id}.")
+            is_below = (process / "cwd").readlink().is_relative_to(folder)
+            command = (process / "cmdline").read_bytes()
+            if is_below and is_of_job and b"wasm_runner\0order.json\0" in command and b"-c\0" not in command:
+                return int(process.name)
+    return 0
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -19,6 +20,11 @@ class RuntimeFailure(Exception):  # noqa: N818 - "failure" is the word of the li
         super().__init__(reason)
         self.reason = reason
         self.is_final = is_final
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether it says that there is no room, or none for this user."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)

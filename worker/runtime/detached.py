@@ -3,7 +3,9 @@
 A small `sh` stays between: it notes its own and its child's `/proc/…/stat`, waits, and writes the exit status as a
 file, so that no end is lost while the worker is away. From before it is started until it ends it holds the lock on
 the file `lock`, so that a worker which dies amid a start leaves no process that the next one does not know of. A run's
-folder holds the files lock, boot, shim, child, exit, reason and log, and notes of its runtime.
+folder holds the files lock, boot, shim, child, exit, reason and log, and notes of its runtime. What `sh` notes has its
+room from before the start, as `shim.new`, `child.new` and `exit.new`, and overwrites that: a disk that is full by then
+costs no end. What cannot be noted is not left running.
 """
 
 from __future__ import annotations
@@ -21,24 +23,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cluster import log_files
 from worker.records import Exit
 from worker.runtime.base import RuntimeFailure, Usage
-from worker.runtime.logfiles import follow_file, rotate
+from worker.runtime.logfiles import follow_file
 
 START_TIMEOUT_S: Final = 10.0
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _CORES: Final = os.cpu_count() or 1
+_NOTED_BY_SHIM: Final = ("shim", "child", "exit")
+_NOTE_BYTES: Final = 1024
 _SHIM: Final = """
-note() { IFS= read -r stat < "/proc/$1/stat" && echo "$stat" > "$2.new" && mv "$2.new" "$2"; }
+note() { IFS= read -r stat < "/proc/$1/stat" && echo "$stat" 1<> "$2.new" && mv "$2.new" "$2"; }
 for group in $CLUSTER_WORKER_CGROUPS; do echo $$ > "$group/cgroup.procs"; done
 unset CLUSTER_WORKER_CGROUPS
-note $$ shim
+note $$ shim || exit 1
 "$@" 3<&- &
 child=$!
-note $child child
+note $child child || kill -9 $child
 wait $child
-echo $? > exit.new && mv exit.new exit
+echo $? 1<> exit.new && mv exit.new exit
 """
 
 
@@ -59,11 +64,13 @@ class Run:
         self._last_cpu: tuple[float, float] | None = None
 
     def clear(self) -> None:
-        """Make the folder anew; the log of an earlier run stays."""
-        for file in ("shim", "child", "exit", "reason", "moved", "target", "incoming"):
+        """Make the folder anew; the log of an earlier run stays. Raises OSError where the disk has no room for it."""
+        for file in (*_NOTED_BY_SHIM, "reason", "moved", "target", "incoming"):
             (self.folder / file).unlink(missing_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "boot").write_text(_boot_id())
+        for file in _NOTED_BY_SHIM:
+            (self.folder / f"{file}.new").write_bytes(b"\n" * _NOTE_BYTES)
 
     async def start(self, argv: Sequence[str], env: Mapping[str, str], cgroups: Sequence[Path] = ()) -> None:
         """Start `argv` in the folder, its output appended to the log. Raises RuntimeFailure."""
@@ -150,7 +157,7 @@ class Run:
 
     def usage(self) -> Usage:
         """Cpu since the last call, memory now, size of the folder; the log is kept within its bound on the way."""
-        rotate(self.log)
+        log_files.bound(self.log)
         process = self.process
         fields = _stat(process.pid) if process else None
         if fields is None:

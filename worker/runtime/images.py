@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import http.client
 import threading
 import time
 import urllib.error
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from worker.runtime.base import Progress, RuntimeFailure
+from worker.runtime.base import Progress, RuntimeFailure, is_disk_full
 
 MAX_IMAGE_BYTES: Final = 4 * 1024**3
 MAX_DOWNLOAD_S: Final = 1800.0
@@ -64,8 +65,9 @@ class ImageCache:
         except urllib.error.HTTPError as error:
             error.close()
             raise RuntimeFailure(f"cannot download {url}: {error}") from None
-        except OSError as error:
-            raise RuntimeFailure(f"cannot download {url}: {error}") from None
+        except (OSError, http.client.HTTPException) as error:
+            why = "the node's disk is full" if isinstance(error, OSError) and is_disk_full(error) else str(error)
+            raise RuntimeFailure(f"cannot download {url}: {why}") from None
         finally:
             cancelled.set()
         return target
@@ -73,6 +75,13 @@ class ImageCache:
     def _download(self, url: str, target: Path, cancelled: threading.Event, progress: Progress) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
+        try:
+            self._fill(part, url, cancelled, progress)
+            part.replace(target)
+        finally:  # half an image is of no use, and on a full disk it takes the room of everything else
+            part.unlink(missing_ok=True)
+
+    def _fill(self, part: Path, url: str, cancelled: threading.Event, progress: Progress) -> None:
         deadline, done, told = time.monotonic() + self._max_s, 0, time.monotonic()
         with urllib.request.urlopen(url, timeout=_STALL_S) as answer, part.open("wb") as file:  # noqa: S310 - scheme checked
             total = int(answer.headers.get("Content-Length") or 0)
@@ -88,4 +97,3 @@ class ImageCache:
                     progress(f"downloading: {done} of {total or '?'} bytes")
         if total and done < total:
             raise OSError(f"the answer ended after {done} of {total} bytes")
-        part.replace(target)

@@ -1,25 +1,16 @@
-"""Log files of detached processes: bounded, read from their end, followed."""
+"""Log files of detached processes, read from their end and followed; `cluster.log_files` bounds them."""
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
 
-MAX_LOG_BYTES: Final = 10 * 1024 * 1024
+from cluster.log_files import older_part
+
 _CHUNK: Final = 64 * 1024
 _POLL_S: Final = 0.2
-
-
-def rotate(log: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
-    """Keep at most two files of `max_bytes`: the writer appends, so that its file can be copied and cut to nothing."""
-    if (_size(log) or 0) <= max_bytes:
-        return
-    shutil.copyfile(log, log.with_suffix(".1"))
-    with log.open("r+b") as file:
-        file.truncate(0)
 
 
 async def follow_file(log: Path, tail: int | None, is_followed: Callable[[], bool]) -> AsyncIterator[bytes]:
@@ -28,7 +19,7 @@ async def follow_file(log: Path, tail: int | None, is_followed: Callable[[], boo
         return
     with log.open("rb") as file:
         if tail is None:
-            older = log.with_suffix(".1")
+            older = older_part(log)
             if _size(older):
                 yield await asyncio.to_thread(older.read_bytes)
         else:

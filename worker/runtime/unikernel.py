@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 LOG: structlog.stdlib.BoundLogger = structlog.get_logger()
 CONNECT_TIMEOUT_S: Final = 10.0
 COMMAND_TIMEOUT_S: Final = 5.0
+LAST_WORDS_S: Final = 5.0
 _ENDS: Final = ("SHUTDOWN", "GUEST_PANICKED")
 _DEBUG_EXIT: Final = 1
 
@@ -56,6 +57,7 @@ class UnikernelRuntime(ProcessRuntime):
         self._arrival_s = arrival_s
         self._accelerator = ""
         self._monitors: dict[Ref, Monitor] = {}
+        self._moved: dict[Ref, str] = {}
 
     async def unavailable(self) -> str:
         """QEMU is looked for, not started."""
@@ -78,9 +80,13 @@ class UnikernelRuntime(ProcessRuntime):
         """Start QEMU waiting for a guest on a free port of the node's address."""
         ref = workload.ref
         monitor = await self._spawn(workload, is_incoming=True)
-        with self._talking(ref):
-            uri = await migration.incoming_uri(partial(_ask, monitor), workload.ip)
-        self._run(ref).note("incoming", uri)
+        try:
+            async with self._talking(ref):
+                uri = await migration.incoming_uri(partial(_ask, monitor), workload.ip)
+            self._run(ref).note("incoming", uri)
+        except BaseException:  # nobody will send a guest to it, and while it waits the image cannot be booted afresh
+            await self._end(ref)
+            raise
         return uri
 
     async def awaiting(self, ref: Ref) -> str:
@@ -89,7 +95,7 @@ class UnikernelRuntime(ProcessRuntime):
         if not uri or self._run(ref).process is None:
             return ""
         try:
-            with self._talking(ref):
+            async with self._talking(ref):
                 status: Any = await _ask(await self._connect(ref), "query-status")
         except RuntimeFailure:
             return ""
@@ -99,13 +105,12 @@ class UnikernelRuntime(ProcessRuntime):
         """A guest that began to come is waited for; a QEMU to which none came is ended."""
         monitor = self._monitors.get(ref)
         try:
-            with self._talking(ref):
+            async with self._talking(ref):
                 if monitor is None:
                     raise EOFError("QEMU ended")
                 await migration.arrival(partial(_ask, monitor), self._arrival_s)
         except RuntimeFailure:
-            await self.kill(ref)
-            await self._run(ref).wait()
+            await self._end(ref)
             raise
 
     async def send(self, ref: Ref, target: str, uri: str, progress: Progress) -> None:
@@ -115,15 +120,21 @@ class UnikernelRuntime(ProcessRuntime):
             raise RuntimeFailure("its QEMU cannot be reached")
         self._run(ref).note("target", target)
         ask = partial(_ask, monitor)
-        with self._talking(ref):
+        async with self._talking(ref):
             await migration.begin(ask, uri)
             pause_ms = await migration.outcome(ask, progress)
         await self._leave(ref, pause_ms)
 
     async def _leave(self, ref: Ref, pause_ms: int) -> None:
         run = self._run(ref)
-        run.note("moved", f"moved live to {run.read('target') or 'another node'}, paused {pause_ms} ms")
+        self._moved[ref] = f"moved live to {run.read('target') or 'another node'}, paused {pause_ms} ms"
+        with contextlib.suppress(OSError):  # on a full disk it is known until it is told
+            run.note("moved", self._moved[ref])
         await self.kill(ref)
+
+    async def _end(self, ref: Ref) -> None:
+        await self.kill(ref)
+        await self._run(ref).wait()
 
     async def is_running(self, ref: Ref) -> bool:
         """Whether QEMU lives; the session with it is taken up again, and a guest still stopped is let run."""
@@ -136,8 +147,7 @@ class UnikernelRuntime(ProcessRuntime):
             if status["status"] == "prelaunch":
                 await _ask(monitor, "cont")
             if status["status"] == "inmigrate":  # whoever would have told the source where it waits is gone
-                await self.kill(ref)
-                await self._run(ref).wait()
+                await self._end(ref)
             await self._settle_move(ref, monitor)
         return self._run(ref).process is not None
 
@@ -156,7 +166,7 @@ class UnikernelRuntime(ProcessRuntime):
         """
         end = await self._run(ref).wait()
         reason = await self._disconnect(ref)
-        if moved := self._run(ref).read("moved"):
+        if moved := self._moved.get(ref) or self._run(ref).read("moved"):
             return Exit(reason=moved, is_moved=True)
         if not end.is_outcome_known or end.code is None:
             return end
@@ -173,6 +183,7 @@ class UnikernelRuntime(ProcessRuntime):
     async def remove(self, ref: Ref) -> None:
         """End the session, then delete the run's folder and its control group."""
         await self._disconnect(ref)
+        self._moved.pop(ref, None)
         await super().remove(ref)
 
     async def execute(self, ref: Ref, command: tuple[str, ...], timeout_s: float) -> tuple[int, str]:
@@ -201,25 +212,27 @@ class UnikernelRuntime(ProcessRuntime):
         run, spec = self._run(workload.ref), workload.spec
         guest = await self._guest(workload)
         run.clear()
+        self._moved.pop(workload.ref, None)
         (run.folder / QMP_SOCKET).unlink(missing_ok=True)
         groups = cgroups.limit_cpu(str(workload.ref), spec.demand.cpu_millicores) if spec.demand.cpu_millicores else ()
         await run.start(command_line(guest, is_incoming=is_incoming), {}, groups)
         if spec.demand.cpu_millicores and not groups:
             self._be_nice(run)
-        with self._talking(workload.ref):
+        async with self._talking(workload.ref):
             try:
                 return await self._connect(workload.ref)
             except BaseException:
                 run.signal(signal.SIGKILL)
                 raise
 
-    @contextlib.contextmanager
-    def _talking(self, ref: Ref) -> Iterator[None]:
+    @contextlib.asynccontextmanager
+    async def _talking(self, ref: Ref) -> AsyncIterator[None]:
         """Whatever goes wrong in a talk with QEMU is a RuntimeFailure, in its own last words if it is gone."""
         try:
             yield
         except (OSError, EOFError, TimeoutError, _qmp_error()) as error:
             run = self._run(ref)
+            await _last_words(run, error)
             words = "" if run.process else run.last_words()
             raise RuntimeFailure(words or f"QEMU did not answer: {str(error) or type(error).__name__}") from None
 
@@ -249,6 +262,9 @@ class UnikernelRuntime(ProcessRuntime):
                         raise EOFError("QEMU ended")
                     await asyncio.sleep(0.005)
                 await client.connect(opened)
+        except _qmp_error() as error:
+            await _last_words(run, error)
+            raise
         finally:
             os.close(handle)
         self._monitors[ref] = Monitor(client, ends)
@@ -298,6 +314,17 @@ async def _connected(path: str) -> socket.socket | None:
 async def _ask(monitor: Monitor, command: str, arguments: dict[str, Any] | None = None) -> Any:
     async with asyncio.timeout(COMMAND_TIMEOUT_S):
         return await monitor.client.execute(command, arguments)
+
+
+async def _last_words(run: Run, error: BaseException) -> None:
+    """A QEMU that hangs up is about to end, and has said why: only once it is gone that is all that it says."""
+    from qemu.qmp import ExecuteError
+
+    if isinstance(error, TimeoutError | ExecuteError):  # it is silent, or has answered: it may live on
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LAST_WORDS_S):
+            await run.wait()
 
 
 def _reason(event: Any) -> str:

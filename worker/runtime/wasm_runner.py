@@ -6,6 +6,7 @@ ends with 134, as an aborted process does, and the words of the trap go to the f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -57,8 +58,9 @@ def _wasi(order: dict[str, Any]) -> Any:
 
 
 def _failed(status: int, words: str) -> int:
-    print(words, file=sys.stderr, flush=True)
-    Path("reason").write_text(" ".join(words.split())[:500])
+    with contextlib.suppress(OSError):  # on a full disk the status alone tells the end
+        print(words, file=sys.stderr, flush=True)
+        Path("reason").write_text(" ".join(words.split())[:500])
     return status
 
 

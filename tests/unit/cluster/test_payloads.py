@@ -46,3 +46,16 @@ def test_exit_codes_can_be_shown(code: int, shown: int) -> None:
     ).entries
     assert (report.exit_code, entry.exit_code) == (shown, shown)
     assert instance_pb2.Instance(exit_code=report.exit_code).exit_code == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("0", 0), ("17", 17), ("null", None), ("-1", None), ('"x"', None), ("true", None)]
+)
+def test_a_number_of_restarts_is_optional(value: str, shown: int | None) -> None:
+    """Of states and of entries; what is no count is left out, and the rest of the message counts."""
+    report = parse_state(f'{{"sname": "web", "instance": 0, "status": "RUNNING", "restarts": {value}}}'.encode())
+    [entry] = parse_resources(
+        f'{{"services": [{{"job_name": "web", "instance": 0, "restarts": {value}}}]}}'.encode()
+    ).entries
+    assert (report.restarts, entry.restarts) == (shown, shown)
+    assert parse_state(b'{"sname": "web", "instance": 0, "status": "RUNNING"}').restarts is None

@@ -193,6 +193,18 @@ def test_a_stable_run_forgives_earlier_failures() -> None:
     assert life.instance.attempts == 1
 
 
+def test_a_copy_that_was_stopped_with_its_worker_has_not_failed() -> None:
+    """It is placed again, and costs none of its attempts: not even of one."""
+    life = Life(max_attempts=1).run()
+    for _ in range(3):
+        life.see(Seen.STOPPED, detail="stopped with its worker")
+        assert (life.state, life.instance.attempts) == (S.LOST, 0)
+        assert life.instance.retry_at_ms is not None
+        life.run()
+    life.see(Seen.FAILED)
+    assert "given up after 1 attempts" in life.instance.detail
+
+
 def test_attempts_are_limited() -> None:
     """The limit of the job ends the trying."""
     life = Life(max_attempts=3)

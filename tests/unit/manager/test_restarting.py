@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.payloads import parse_resources, parse_state
 from manager.domain.events import Seen
 from manager.domain.model import InstanceState, Job, Update, UpdatePhase
 from manager.domain.rolling import SETTLE_MS, step
@@ -131,16 +130,6 @@ def test_another_placement_after_a_failure_counts_as_well() -> None:
 def test_a_move_is_no_restart() -> None:
     """Nor is waiting for a node."""
     assert Life().refuse().run().move().see(Seen.RUNNING, "n2").instance.restarts == 0
-
-
-def test_restarts_are_read_from_states_and_inventories() -> None:
-    """An integer within bounds; absent from those that do not count."""
-    state = b'{"sname": "web", "status": "STARTING", "instance": 0%s}'
-    entry = b'{"inventory": true, "services": [{"job_name": "web", "instance": 0%s}]}'
-    for text, expected in ((b"", None), (b', "restarts": 3', 3), (b', "restarts": -1', 0)):
-        assert parse_state(state % text).restarts == expected
-        assert parse_resources(entry % text).entries[0].restarts == expected
-    assert parse_state(state % b', "restarts": 9000000000000').restarts == 2**31 - 1
 
 
 # To others

@@ -35,6 +35,7 @@ from worker.records import (
     Stop,
     Ticked,
     Vanished,
+    WorkerEnded,
 )
 
 SPECS = (
@@ -61,6 +62,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Probed, refs, st.sampled_from(Check), st.booleans()),
     st.builds(StateAcknowledged, refs, st.sampled_from(Status)),
     st.builds(LeaseAcknowledged, st.floats(0, 3000)),
+    st.builds(WorkerEnded, st.frozensets(refs)),
     st.just(Ticked()),
 )
 steps = st.lists(st.tuples(st.floats(0, 30), events), max_size=60)

@@ -53,11 +53,13 @@ def test_state() -> None:
     assert (found.job_name, found.job_id, found.number, found.generation) == ("web", "j1", 0, 100)
     assert (found.status, found.exit_code, found.sequence, found.at_ms) == ("FAILED", 3, 7, 99)
     assert len(found.detail) == 1024
+    assert found.restarts == 0
+    assert parse_state(messages.state(replace(message, restarts=4), "127.0.0.2")).restarts == 4
 
 
 def test_inventory() -> None:
     """Everything on disk with what it takes, and the sequence that it contains."""
-    item = Instance(ref=REF, spec=spec(), phase=Phase.RUNNING, status=Status.RUNNING, detail="fine")
+    item = Instance(ref=REF, spec=spec(), phase=Phase.RUNNING, status=Status.RUNNING, detail="fine", restarts=2)
     usage = {REF: Usage(cpu_percent=12.3456, memory_bytes=10, disk_bytes=20)}
     found = parse_resources(messages.inventory([item], usage, 42))
     assert (found.is_inventory, found.sequence) == (True, 42)
@@ -65,6 +67,7 @@ def test_inventory() -> None:
     assert (entry.job_id, entry.job_name, entry.number, entry.generation) == ("j1", "web", 0, 100)
     assert (entry.technology, entry.status, entry.detail) == ("docker", "RUNNING", "fine")
     assert (entry.cpu_percent, entry.memory_bytes, entry.disk_bytes) == (12.346, 10, 20)
+    assert entry.restarts == 2
 
 
 @pytest.mark.parametrize(
@@ -80,6 +83,14 @@ def test_commands(word: str, event: object) -> None:
     """A command as the manager writes it becomes the machine's event, its specification whole."""
     command = Command(command=word, job_id="j1", number=0, generation=100, spec=spec(), cluster="c", worker="target")
     assert to_event(parse_command(write_command(command))) == event
+
+
+@pytest.mark.parametrize("are_stopped", [True, False])
+def test_farewell(are_stopped: bool) -> None:
+    """It says that the session ended on purpose, and what became of the workloads."""
+    word = "stopped" if are_stopped else "kept"
+    said = parse_object(messages.farewell(are_workloads_stopped=are_stopped))
+    assert said == {"online": False, "stopped": True, "workloads": word}
 
 
 def test_live_moves() -> None:
@@ -103,7 +114,15 @@ def test_membership() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"[]", b"{}", b'{"id":"a/b","MQTT_BROKER_PORT":"1"}', b'{"id":"a","MQTT_BROKER_PORT":"x"}', b'{"id":"a"}'],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"id":"a/b","MQTT_BROKER_PORT":"1"}',
+        b'{"id":"a","MQTT_BROKER_PORT":"x"}',
+        b'{"id":"a"}',
+        b'{"id":"a","MQTT_BROKER_PORT":"1","MQTT_BROKER_HOST":"no..name"}',
+    ],
 )
 def test_bad_answers_are_refused(body: bytes) -> None:
     """An answer that cannot be used is an error, not a half registration."""

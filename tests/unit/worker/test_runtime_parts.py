@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import log_files
 from testbed.machines import REF
 from testbed.runtimes import ignore, workload
 from worker.runtime import cgroups
@@ -14,7 +15,7 @@ from worker.runtime.base import RuntimeFailure
 from worker.runtime.docker import _split_tag
 from worker.runtime.docker_options import create_options, exit_of, is_running
 from worker.runtime.images import ImageCache
-from worker.runtime.logfiles import follow_file, rotate
+from worker.runtime.logfiles import follow_file
 from worker.runtime.ports import PublishedPort, parse_ports, published_address
 from worker.runtime.qemu import Guest, command_line
 
@@ -143,9 +144,9 @@ async def test_logs_are_bounded(tmp_path: Path) -> None:
     with log.open("ab") as writer:
         writer.write(b"old\n" * 30)
         writer.flush()
-        rotate(log, max_bytes=100)
+        log_files.bound(log, 100)
         writer.write(b"new\n")
-    rotate(log, max_bytes=100)
+    log_files.bound(log, 100)
     assert log.read_bytes() == b"new\n"
     assert b"".join([piece async for piece in follow_file(log, None, lambda: False)]) == b"old\n" * 30 + b"new\n"
 
