@@ -79,7 +79,8 @@ class ResourceEntry:
     """One running instance in a list. Amounts are None where absent or not a number.
 
     `cpu_percent` is of the whole node, or of one core and then without an upper limit (`is_cpu_of_one_core`).
-    `memory_share` (0..1) is of the memory that the node has left. `logs` are its last words. `restarts` as in states.
+    `memory_share` (0..1) is of the memory that the node has left. `logs` are its last words, None where nothing is
+    said of them: they are as before. `restarts` as in states.
     """
 
     job_name: str
@@ -95,7 +96,7 @@ class ResourceEntry:
     exit_code: int | None = None
     is_cpu_of_one_core: bool = False
     memory_share: float | None = None
-    logs: str = ""
+    logs: str | None = None
     restarts: int | None = None
 
 
@@ -359,6 +360,6 @@ def _entry(item: Mapping[str, Any]) -> ResourceEntry:
         exit_code=_exit_code(item),
         is_cpu_of_one_core=is_cpu_of_one_core,
         memory_share=share,
-        logs=_optional_text(item, "logs").replace("\0", ""),
+        logs=_optional_text(item, "logs").replace("\0", "") if "logs" in item else None,
         restarts=_restarts(item),
     )

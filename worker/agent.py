@@ -84,6 +84,7 @@ class Agent:
         self._settings = settings
         self._state = state
         self._runtimes = runtimes
+        self._inventories = messages.Inventories()
         self._inbox: asyncio.Queue[Event | Callable[[], None]] = asyncio.Queue()
         self._unsent: deque[Message] = deque(state.outbox())
         self._sent: dict[int, Message] = {}
@@ -346,7 +347,8 @@ class Agent:
             self._inventory_due.clear()
             usages = await self._effects.usages()
             if self._session and self._session.is_connected:
-                body = messages.inventory(self._saved.values(), usages, self._sequence)
+                held = self._saved.values()
+                body = self._inventories.compose(held, usages, self._sequence, time.monotonic())
                 self._session.publish(Channel.RESOURCES, body)
 
     # -- the end ----------------------------------------------------------------------------------------------------

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import inf
+from typing import Any, Final
 
 import orjson
 
 from worker.records import Instance, Ref
 from worker.runtime.base import Usage
 from worker.state import Message
+
+TELL_AGAIN_S: Final = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +78,27 @@ def state(message: Message, ip: str) -> bytes:
     return orjson.dumps(body)
 
 
-def inventory(instances: Iterable[Instance], usages: Mapping[Ref, Usage], sequence: int) -> bytes:
-    """A message on `nodes/{id}/jobs/resources`: everything that the worker has on disk."""
-    services = [_entry(item, usages.get(item.ref, Usage())) for item in instances]
-    return orjson.dumps({"inventory": True, "sequence": sequence, "services": services})
+class Inventories:
+    """Messages on `nodes/{id}/jobs/resources`: everything that the worker has on disk.
+
+    What a workload wrote last is told again after a while only, unless it changed: links are narrow.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[Ref, tuple[str, float]] = {}
+
+    def compose(
+        self, instances: Iterable[Instance], usages: Mapping[Ref, Usage], sequence: int, now_mono_s: float
+    ) -> bytes:
+        """The next one."""
+        held = {item.ref: _entry(item, usages.get(item.ref, Usage())) for item in instances}
+        self._told = {ref: told for ref, told in self._told.items() if ref in held}
+        for ref, usage in usages.items():
+            words, told_s = self._told.get(ref, ("", -inf))
+            if ref in held and (usage.last_words != words or now_mono_s - told_s >= TELL_AGAIN_S):
+                held[ref]["logs"] = usage.last_words
+                self._told[ref] = (usage.last_words, now_mono_s)
+        return orjson.dumps({"inventory": True, "sequence": sequence, "services": list(held.values())})
 
 
 def _entry(item: Instance, usage: Usage) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 
 from cluster.errors import ClusterError
-from cluster.payloads import parse_information, parse_object, parse_resources, parse_state
+from cluster.payloads import ResourceEntry, parse_information, parse_object, parse_resources, parse_state
 from cluster.process import LOG
 from cluster.topics import Channel
 from manager.core import Core
@@ -243,7 +243,7 @@ class Intake:
         core = self._core
         core.counters["reports_of_unknown_instances"] += findings.unknown_count
         core.counters["stale_copies_deleted"] += len(findings.stale)
-        core.usages.update(findings.usages)
+        core.usages.update((key, _with_logs(entry, core.usages.get(key))) for key, entry in findings.usages.items())
         self._to_send += [*findings.stale, *findings.hand_overs]
         for repeat in findings.repeats:
             core.dispatcher.repeat(repeat.verb, repeat.key, node.id, repeat.after_s)
@@ -281,3 +281,10 @@ def _judged_load(node: Node, live: NodeLive) -> tuple[int, int] | None:
     if node.capacity.cpu_millicores is not None and node.capacity.memory_bytes is not None:
         return None
     return int(live.cpu_percent or 0), int(live.memory_percent or 0)
+
+
+def _with_logs(entry: ResourceEntry, before: ResourceEntry | None) -> ResourceEntry:
+    """Last words that are not told again are as they were, of the same copy."""
+    if entry.logs is not None or before is None or before.logs is None or before.generation != entry.generation:
+        return entry
+    return replace(entry, logs=before.logs)

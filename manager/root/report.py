@@ -134,7 +134,7 @@ def instance_document(era: Era, item: ReportedInstance) -> Document:
     }
     document |= _usage_r3(item) if era is Era.R3 else _usage_r1(item)
     if era is not Era.R1:
-        document["logs"] = _clean(item.usage.logs[-MAX_DETAIL:]) if item.usage else ""
+        document["logs"] = _clean((item.usage.logs or "")[-MAX_DETAIL:]) if item.usage else ""
     return document | {
         "worker_id": item.node.id if item.node else "",
         "host_ip": registration.ip if registration else "",

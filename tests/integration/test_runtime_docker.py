@@ -107,6 +107,18 @@ async def test_cpu_limit_and_usage(runtime: DockerRuntime) -> None:
     assert usage.memory_bytes > 0
 
 
+async def test_usage_tells_what_it_wrote_to_disk_and_said_last(runtime: DockerRuntime) -> None:
+    """The bytes of its own layer, and the end of its output within bounds however much that is."""
+    await run(
+        runtime, shell("dd if=/dev/zero of=/x bs=1024 count=300; yes line | head -n 5000; echo the end; sleep 60")
+    )
+    await wait_for_output(runtime, "the end")
+    usage = await runtime.usage(REF)
+    assert usage.disk_bytes >= 300 * 1024
+    assert usage.last_words.endswith("line\nthe end\n")
+    assert len(usage.last_words) <= 1024
+
+
 async def test_usage_without_readable_control_groups(runtime: DockerRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the engine itself is asked."""
     monkeypatch.setattr("worker.runtime.cgroups.figures_of", lambda *_: None)

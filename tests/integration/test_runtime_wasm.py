@@ -79,7 +79,9 @@ async def test_stop_kill_and_usage(runtime: WasmRuntime) -> None:
     """A service runs, is measured, and ends on request; stopping it again does no harm."""
     await run(runtime, workload(image="builtin:hello", technology="wasm"))
     await wait_for_output(runtime, "hello from wasm")
-    assert (await runtime.usage(REF)).memory_bytes > 1_000_000
+    usage = await runtime.usage(REF)
+    assert usage.memory_bytes > 1_000_000
+    assert "hello from wasm" in usage.last_words
     await runtime.stop(REF)
     end = await end_of(runtime)
     assert (end.code, end.reason) == (143, "ended by SIGTERM")

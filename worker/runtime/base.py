@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 from cluster.jobs import JobSpec
 from worker.records import Exit, Ref
+
+LAST_WORDS: Final = 1024
 
 Progress: TypeAlias = Callable[[str], None]
 
@@ -36,13 +38,19 @@ class Workload:
     ip: str
 
 
+def last_words_of(output: bytes) -> str:
+    """The end of an output as text of at most `LAST_WORDS` characters."""
+    return output[-4 * LAST_WORDS :].decode(errors="replace")[-LAST_WORDS:]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What a workload takes: cpu in percent of the whole node, memory and disk in bytes."""
+    """What a workload takes: cpu in percent of the whole node, memory and disk in bytes; and what it wrote last."""
 
     cpu_percent: float = 0.0
     memory_bytes: int = 0
     disk_bytes: int = 0
+    last_words: str = ""
 
 
 class Runtime(Protocol):

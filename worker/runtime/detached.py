@@ -25,7 +25,7 @@ from typing import Final
 
 from cluster import log_files
 from worker.records import Exit
-from worker.runtime.base import RuntimeFailure, Usage
+from worker.runtime.base import LAST_WORDS, RuntimeFailure, Usage, last_words_of
 from worker.runtime.logfiles import follow_file
 
 START_TIMEOUT_S: Final = 10.0
@@ -168,7 +168,8 @@ class Run:
         if before and now > before[0]:
             percent = max(0.0, (cpu_s - before[1]) / (now - before[0]) / _CORES * 100)
         disk = sum(file.lstat().st_size for file in self.folder.iterdir() if file.is_file())
-        return Usage(cpu_percent=percent, memory_bytes=int(fields[21]) * _PAGE_BYTES, disk_bytes=disk)
+        memory_bytes, last_words = int(fields[21]) * _PAGE_BYTES, last_words_of(self._tail())
+        return Usage(cpu_percent=percent, memory_bytes=memory_bytes, disk_bytes=disk, last_words=last_words)
 
     def logs(self, *, follow: bool, tail: int | None) -> AsyncIterator[bytes]:
         """The log; following ends with the process."""
@@ -176,9 +177,14 @@ class Run:
 
     def last_words(self) -> str:
         """The last line of the log."""
-        with contextlib.suppress(OSError, IndexError):
-            return self.log.read_bytes()[-2000:].decode(errors="replace").strip().splitlines()[-1][:300]
-        return ""
+        lines = self._tail().decode(errors="replace").strip().splitlines()
+        return lines[-1][:300] if lines else ""
+
+    def _tail(self) -> bytes:
+        with contextlib.suppress(OSError), self.log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 4 * LAST_WORDS))
+            return file.read()
+        return b""
 
     def remove(self) -> None:
         """Delete the folder."""

@@ -18,7 +18,7 @@ import structlog
 
 from worker.records import Exit, Ref
 from worker.runtime import cgroups
-from worker.runtime.base import Progress, RuntimeFailure, Usage, Workload
+from worker.runtime.base import Progress, RuntimeFailure, Usage, Workload, last_words_of
 from worker.runtime.docker_options import LABEL_REF, LABEL_WORKER, container_name, create_options, exit_of, is_running
 from worker.runtime.docker_watch import ExitWatch
 from worker.runtime.ports import published_address
@@ -33,6 +33,8 @@ ENGINE_TIMEOUT_S: Final = 30
 PING_TIMEOUT_S: Final = 2.0
 RECHECK_S: Final = 60.0
 RETRY_S: Final = 2.0
+SIZES_PERIOD_S: Final = 60.0
+LAST_LINES: Final = 10
 _CORES: Final = os.cpu_count() or 1
 
 
@@ -51,6 +53,8 @@ class DockerRuntime:
         self._ids: dict[Ref, str] = {}
         self._pids: dict[Ref, int] = {}
         self._last_cpu: dict[Ref, tuple[float, float]] = {}
+        self._sizes: dict[str, int] = {}
+        self._sizes_due_s = 0.0
         self._lock = threading.Lock()
 
     async def unavailable(self) -> str:
@@ -150,7 +154,23 @@ class DockerRuntime:
         before = self._last_cpu.get(ref)
         self._last_cpu[ref] = (now, cpu_s)
         percent = 0.0 if before is None else max(0.0, (cpu_s - before[1]) / (now - before[0]) / _CORES * 100)
-        return Usage(cpu_percent=percent, memory_bytes=memory_bytes)
+        last_words, disk_bytes = await self._last_words(ref), await self._disk_bytes(ref)
+        return Usage(cpu_percent=percent, memory_bytes=memory_bytes, disk_bytes=disk_bytes, last_words=last_words)
+
+    async def _last_words(self, ref: Ref) -> str:
+        """What it wrote last; nothing where its log driver cannot be read."""
+        try:
+            return last_words_of(await self._call(partial(self._tail, ref)))
+        except RuntimeFailure:
+            return ""
+
+    async def _disk_bytes(self, ref: Ref) -> int:
+        """What it wrote into its own layer; the engine walks all of it to find out, so it is asked seldom."""
+        if time.monotonic() >= self._sizes_due_s:
+            self._sizes_due_s = time.monotonic() + SIZES_PERIOD_S
+            with contextlib.suppress(RuntimeFailure):
+                self._sizes = await self._call(self._measure, self._pulls)
+        return self._sizes.get(str(ref), 0)
 
     async def execute(self, ref: Ref, command: tuple[str, ...], timeout_s: float) -> tuple[int, str]:
         """Run a command in the container; its output is not read.
@@ -304,6 +324,15 @@ class DockerRuntime:
             return (0.0, 0)
         sample = self._engine().api.stats(container.id or "", stream=False, one_shot=True)
         return sample["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9, int(sample["memory_stats"].get("usage", 0))
+
+    def _tail(self, ref: Ref) -> bytes:
+        container = self._find(ref)
+        return b"" if container is None else bytes(container.logs(tail=LAST_LINES))
+
+    def _measure(self) -> dict[str, int]:
+        ours = {"label": f"{LABEL_WORKER}={self._installation}"}
+        found = self._engine().api.containers(size=True, filters=ours)
+        return {item["Labels"].get(LABEL_REF, ""): int(item.get("SizeRw") or 0) for item in found}
 
     # -- between threads and the loop -------------------------------------------------------------------------------
 

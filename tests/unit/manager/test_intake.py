@@ -254,3 +254,24 @@ async def test_a_stale_copy_is_deleted_after_what_makes_it_stale_is_saved(desk: 
     desk.live.store.let_go()
     await desk.quiet()
     assert sorted(desk.live.told(Channel.CONTROLS)) == sorted([node.id, other.id])
+
+
+# Last words
+
+
+async def test_last_words_that_are_not_told_again_are_as_they_were(desk: Desk) -> None:
+    """Workers say them when they change; those of an earlier copy are not taken for the present one's."""
+    node = await _placed(desk)
+
+    async def told(**facts: Any) -> str | None:
+        generation = desk.live.instance(KEY).generation
+        entry = {"job_id": KEY.job_id, "job_name": "web", "instance": 0, "generation": generation, "status": "RUNNING"}
+        desk.send(node.id, Channel.RESOURCES, inventory=True, sequence=1, services=[{**entry, **facts}])
+        await desk.quiet()
+        return desk.core.usages[KEY].logs
+
+    assert await told(logs="hello") == "hello"
+    assert await told() == "hello"
+    assert await told(logs="") == ""
+    assert await told(logs="bye") == "bye"
+    assert await told(generation=desk.live.instance(KEY).generation - 1) is None

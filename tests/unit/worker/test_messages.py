@@ -60,14 +60,37 @@ def test_state() -> None:
 def test_inventory() -> None:
     """Everything on disk with what it takes, and the sequence that it contains."""
     item = Instance(ref=REF, spec=spec(), phase=Phase.RUNNING, status=Status.RUNNING, detail="fine", restarts=2)
-    usage = {REF: Usage(cpu_percent=12.3456, memory_bytes=10, disk_bytes=20)}
-    found = parse_resources(messages.inventory([item], usage, 42))
+    usage = {REF: Usage(cpu_percent=12.3456, memory_bytes=10, disk_bytes=20, last_words="hello")}
+    found = parse_resources(messages.Inventories().compose([item], usage, 42, 0.0))
     assert (found.is_inventory, found.sequence) == (True, 42)
     (entry,) = found.entries
     assert (entry.job_id, entry.job_name, entry.number, entry.generation) == ("j1", "web", 0, 100)
     assert (entry.technology, entry.status, entry.detail) == ("docker", "RUNNING", "fine")
     assert (entry.cpu_percent, entry.memory_bytes, entry.disk_bytes) == (12.346, 10, 20)
-    assert entry.restarts == 2
+    assert (entry.restarts, entry.logs) == (2, "hello")
+
+
+def test_last_words_are_told_when_they_change_and_once_a_minute() -> None:
+    """An inventory that says nothing of them means that they are as they were; an emptied log is told."""
+    item = Instance(ref=REF, spec=spec(), phase=Phase.RUNNING, status=Status.RUNNING)
+    inventories = messages.Inventories()
+
+    def told(words: str, at_s: float) -> str | None:
+        raw = inventories.compose([item], {REF: Usage(last_words=words)}, 1, at_s)
+        return parse_resources(raw).entries[0].logs
+
+    assert [told("a", 0), told("a", 5), told("b", 10), told("b", 69), told("b", 70), told("", 75), told("", 80)] == [
+        *("a", None, "b", None, "b", "", None)
+    ]
+
+
+def test_last_words_of_what_is_gone_are_forgotten() -> None:
+    """The same instance is told anew when it is back."""
+    item = Instance(ref=REF, spec=spec(), phase=Phase.RUNNING, status=Status.RUNNING)
+    inventories, usages = messages.Inventories(), {REF: Usage(last_words="a")}
+    inventories.compose([item], usages, 1, 0.0)
+    inventories.compose([], {}, 1, 1.0)
+    assert parse_resources(inventories.compose([item], usages, 1, 2.0)).entries[0].logs == "a"
 
 
 @pytest.mark.parametrize(
