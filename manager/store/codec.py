@@ -7,6 +7,7 @@ specifications are saved beside the records, once each. Documents of schema 1 an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -97,6 +98,15 @@ def decode_event(row: list[Any]) -> Event:
     """The event in a row. Raises one of UNREADABLE."""
     event: Event = _EVENT.decode(row, _DocumentReader(no_spec, Interner()))  # type: ignore[misc]
     return event
+
+
+def readable_events(parse: Callable[[Any], list[Any]], rows: Iterable[Any]) -> list[Event]:
+    """The events in rows that are parsed first; one that cannot be read is passed over: it is history, and no more."""
+    events = []
+    for row in rows:
+        with suppress(*UNREADABLE):
+            events.append(decode_event(parse(row)))
+    return events
 
 
 def no_spec(key: str) -> Document:

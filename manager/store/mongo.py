@@ -140,7 +140,7 @@ class MongoStore:
         """The logged events of a subject, oldest first. Raises StoreError."""
         with self._failures_told():
             rows = [item["row"] for item in self._events().find({"subject": subject}).sort("number")]
-        return [codec.decode_event(row) for row in rows]
+        return codec.readable_events(list, rows)
 
     def release(self, kind: Kind, record_id: str) -> None:
         """Drop a record from quarantine. Raises StoreError."""

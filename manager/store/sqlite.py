@@ -132,7 +132,7 @@ class SqliteStore:
         """The logged events of a subject, oldest first. Raises StoreError."""
         with self._mutex, self._failures_told():
             rows = self._connected().execute(_EVENTS, (subject,)).fetchall()
-        return [codec.decode_event(orjson.loads(text)) for (text,) in rows]
+        return codec.readable_events(orjson.loads, (text for (text,) in rows))
 
     def release(self, kind: Kind, record_id: str) -> None:
         """Drop a record from quarantine. Raises StoreError."""
@@ -157,6 +157,7 @@ class SqliteStore:
             self._connection = sqlite3.connect(
                 self._path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
+            self._connection.text_factory = _readable
             _prepare(self._connection)
         return self._connection
 
@@ -221,6 +222,11 @@ def _migrate(connection: sqlite3.Connection) -> None:
             for row in connection.execute(_sql(_OLDER, kind), (migrations.SCHEMA,)).fetchall():
                 _migrate_one(connection, kind, *row)
         connection.execute(f"PRAGMA user_version={migrations.SCHEMA}")
+
+
+def _readable(raw: bytes) -> str:
+    """A text as it is, else one that is no JSON and shows which bytes it holds: its record is set aside."""
+    return raw.decode(errors="backslashreplace")
 
 
 def _migrate_one(connection: sqlite3.Connection, kind: Kind, record_id: str, schema: int, text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
+from manager.domain.model import Event, Logged
 from manager.ports import Kind, StoreError, StoreTooNewError
 from manager.store import migrations
 from manager.store.sqlite import SqliteStore
@@ -47,6 +48,24 @@ def test_an_unreadable_record_is_set_aside(store: SqliteStore, path: Path, broke
     assert (aside.kind, aside.id, aside.document, aside.at_ms) == (Kind.INSTANCE, "j/0", broken, NOW)
     assert aside.error
     assert store.load(NOW + 1) == contents
+
+
+def test_a_text_that_is_none_is_set_aside(store: SqliteStore, path: Path) -> None:
+    """What a failing disk left may be no text at all: its bytes are shown, and exported."""
+    _execute(path, "UPDATE instance SET document = CAST(x'7b22ff' AS TEXT) WHERE id = 'j/0'")
+    for _ in range(2):
+        contents = store.load(NOW)
+        assert contents.instances == (instance(1),)
+        assert [item.document for item in contents.quarantined] == ['{"\\xff']
+
+
+@pytest.mark.parametrize("broken", ["x'7b22ff'", "x'6e6f'", "'[]'", "'[1,2]'"])
+def test_an_event_that_cannot_be_read_costs_no_other(store: SqliteStore, path: Path, broken: str) -> None:
+    """History is told without it."""
+    told = [Event(at_ms=at_ms, actor="a", kind="k", state="s", cause="c") for at_ms in range(3)]
+    store.write([], [Logged(subject="instance:j/0", number=n, event=event) for n, event in enumerate(told)])
+    _execute(path, f"UPDATE event SET document = CAST({broken} AS TEXT) WHERE number = 1")
+    assert store.events("instance:j/0") == [told[0], told[2]]
 
 
 def test_its_place_is_free(store: SqliteStore, path: Path) -> None:
