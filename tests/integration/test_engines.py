@@ -98,7 +98,7 @@ def test_slow_deletes_of_a_are_tolerated_without_storms(stage: Scene) -> None:
 def test_delete_during_a_pull_wins_in_the_end(stage: Scene, generation: str) -> None:
     """It is lost silently; the container that then starts is deleted all the same."""
     engine = stage.add(generation)
-    job_id = stage.deploy(engine, image="slow:1")
+    job_id = stage.deploy(engine, image="docker.io/local/slow:1")
     wait_until(lambda: stage.commands(engine, "deploy", job_id), what="the deploy arrived")
     stage.delete(job_id)
     stage.wait_for(job_id, "STOPPED")

@@ -47,7 +47,7 @@ class Chaos:
     def deploy(self) -> None:
         """A service; now and then its image takes long."""
         if len(self.wanted) < 40:
-            image = self.random.choice(["local/busybox:1"] * 4 + ["slow:1"])
+            image = self.random.choice(["local/busybox:1"] * 4 + ["docker.io/local/slow:1"])
             self.wanted.add(self.stage.deploy(image=image))
 
     def delete(self) -> None:

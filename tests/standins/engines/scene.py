@@ -10,7 +10,7 @@ from testbed.cluster import Cluster, cluster
 from testbed.waiting import wait_until
 
 SCALE: Final = 0.15
-TIMING: Final = Timing(pull_s={"slow:1": 6.0}).scaled(SCALE)
+TIMING: Final = Timing(pull_s={"docker.io/local/slow:1": 6.0}).scaled(SCALE)
 SETTINGS: Final = {
     "ENGINE_PERIOD_S": str(TIMING.period_s),
     "REFENCE_S": str(10 * SCALE),

@@ -73,7 +73,7 @@ def test_every_recorded_list_is_understood(generation: str) -> None:
             if parse(entry["topic"]) and entry["topic"].endswith("jobs/resources"):
                 parsed = parse_resources(entry["raw"].encode())
                 assert len(parsed.entries) == len(entry["payload"]["services"])
-                assert all("\0" not in item.logs for item in parsed.entries)
+                assert all("\0" not in (item.logs or "") for item in parsed.entries)
                 lists += 1
     assert lists > 100
 
