@@ -12,6 +12,7 @@ from manager.domain.effects import Effect, Verb
 from manager.domain.engines import exclusions
 from manager.domain.events import MovePlanned
 from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeKind
+from manager.domain.reconciliation import fenced_nodes
 from manager.domain.refusals import phrase
 from manager.planner import Request, Scheduler
 
@@ -106,10 +107,11 @@ class Mover:
         unfit = exclusions(core.state, instance)
         if target_id and (refusal := unfit.of(core.state.nodes[target_id])):
             raise ConflictError(f"{instance.key} cannot go there: {phrase(refusal)}", field="node_to")
+        fenced = self._fenced(instance, target_id)
         request = Request(
             key=instance.key,
             spec=instance.spec,
-            excluded_node_ids=(instance.node_id, *excluded, *unfit.nodes),
+            excluded_node_ids=(instance.node_id, *excluded, *unfit.nodes, *fenced),
             excluded_kinds=(NodeKind.MUTE, *unfit.kinds),
             target_node_id=target_id,
         )
@@ -121,6 +123,22 @@ class Mover:
                 f"no node can take {instance.key}: {reasons or 'there is no other node'}", field="node_to"
             )
         return result.node_id
+
+    def _fenced(self, instance: Instance, target_id: str) -> list[str]:
+        """Nodes where a copy that ended may still be in the way. Raises ConflictError where one of them is asked for.
+
+        Who does what he is told in order, as the documented dialect does, may be asked for.
+        """
+        core = self._core
+        fenced = [item for item in fenced_nodes(core.state, instance, core.now_ms()) if item != instance.node_id]
+        if target_id not in fenced:
+            return fenced
+        if core.state.nodes[target_id].registration.dialect.is_engine:
+            raise ConflictError(
+                f"{instance.key} cannot go there yet: an older copy of it may still be there; try again soon",
+                field="node_to",
+            )
+        return [item for item in fenced if item != target_id]
 
     def _start(self, key: InstanceKey, node_id: str, actor: str) -> Instance:
         """Re-check on the present state and reserve."""

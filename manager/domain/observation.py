@@ -206,10 +206,20 @@ def _observe(
         findings.unknown_count += 1
         if isinstance(report, ResourceEntry) and not event.seen.is_end:
             findings.orphans.append(report)
-    elif instance.find(node.id, event.generation):
-        state.apply(instance.key, event, now_ms)
+    elif open_there := instance.find(node.id, event.generation):
+        if not _is_about_older(instance, open_there[1], event):
+            state.apply(instance.key, event, now_ms)
     else:
         _observe_closed(state, node, instance, event, now_ms, findings, is_kept=isinstance(report, ResourceEntry))
+
+
+def _is_about_older(instance: Instance, placement: Placement, event: Observed) -> bool:
+    """Who tells no generations may repeat, or be late with, the end of an older copy: this one was told no end.
+
+    What it was told to stop, or what ends otherwise, is meant as it is said.
+    """
+    is_vague = event.generation is None and event.seen is Seen.STOPPED and placement.state is not InstanceState.STOPPING
+    return is_vague and any(ended.node_id == placement.node_id for ended in instance.ended)
 
 
 def _observe_closed(

@@ -259,6 +259,28 @@ async def test_nodes_that_never_report_are_no_ends_of_a_move(desk: Desk) -> None
     assert caught.value.field == "node_from"
 
 
+@pytest.mark.parametrize(("dialect", "is_refused"), [(Dialect.ENGINE_A, True), (Dialect.SEED, False)])
+async def test_an_engine_from_which_it_just_moved_away_does_not_get_it_back_at_once(
+    desk: Desk, dialect: Dialect, is_refused: bool
+) -> None:
+    """Its container may still be there: refused by name, else not chosen; the documented dialect obeys in order."""
+    ends = [await desk.live.add(f"n{number}", dialect=dialect) for number in range(2)]
+    for node in ends:
+        desk.core.state.put_node(replace(node, has_reported=True))
+    source, target = (node.id for node in ends)
+    await desk.live.run(source, 0, demand=HALF)
+    await desk.move(target)
+    await desk.moved(source, target)
+    with pytest.raises(ConflictError) as caught:
+        await desk.move()
+    assert caught.value.field == "node_to"
+    if is_refused:
+        with pytest.raises(ConflictError, match="an older copy of it may still be there"):
+            await desk.move(source)
+        desk.live.clock.at_ms += desk.core.state.policy.refence_ms
+    assert (await desk.move(source)).successor is not None
+
+
 async def test_a_move_that_could_not_be_saved_did_not_begin(desk: Desk) -> None:
     """Nothing is reserved, nothing is told to anybody, and it can be asked for again."""
     source, target = await desk.nodes(2)

@@ -5,7 +5,7 @@ from typing import Any
 
 from cluster.nodes import Dialect
 from manager.domain.effects import Effect
-from manager.domain.model import InstanceKey
+from manager.domain.model import InstanceKey, InstanceState
 from manager.domain.reconciliation import fenced_nodes
 from manager.tombstones import MOST_DELETES, Tombstones
 from simulation.lives import spec
@@ -137,3 +137,29 @@ def test_nodes_without_generations_are_fenced_by_name_whatever_the_job() -> None
     scene.say("UNDEPLOYED", None)
     assert fenced_nodes(scene.state, again, NOW + 1) == [scene.nodes["n1"]]
     assert fenced_nodes(scene.state, again, NOW + scene.state.policy.refence_ms) == []
+
+
+def test_an_end_that_a_node_without_generations_repeats_is_that_of_the_older_copy() -> None:
+    """A second UNDEPLOYED after the instance came back there ends nothing; one to a delete of ours, or DEAD, does."""
+    scene = Scene(dialect=Dialect.SEED)
+    scene.run()
+    scene.state.delete([KEY], "root", NOW)
+    scene.say("UNDEPLOYED", None)
+    scene.state.deploy([(KEY, spec())], "root", NOW)
+    assert scene.state.place(KEY, scene.nodes["n1"], NOW) == ""
+    scene.say("UNDEPLOYED", None)
+    assert scene.instance.state is InstanceState.SCHEDULED
+    scene.say("RUNNING", None)
+    scene.say("UNDEPLOYED", None)
+    assert scene.instance.state is InstanceState.RUNNING
+    scene.state.delete([KEY], "root", NOW)
+    scene.say("UNDEPLOYED", None)
+    assert scene.instance.state is InstanceState.STOPPED
+
+
+def test_an_end_where_no_older_copy_was_is_believed() -> None:
+    """Somebody stopped it on the machine."""
+    scene = Scene(dialect=Dialect.SEED)
+    scene.run()
+    scene.say("UNDEPLOYED", None)
+    assert scene.instance.state is not InstanceState.RUNNING
