@@ -2,7 +2,7 @@
 
 Written by the thread that receives, read by the loop. Of telemetry only the newest of each node matters, and of an
 inventory or a word about its connection; an engine sends a list per runtime, so a few of its newest are kept. Every
-state is kept: the broker sends only so many before the first is acknowledged.
+state that is acknowledged is kept: the broker sends only so many before the first is acknowledged.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Inbox:
     def put(self, incoming: Incoming) -> None:
         """Keep a message, in place of what it supersedes."""
         with self._lock:
-            if len(self) >= MOST_KEPT and incoming.channel is not Channel.STATE:
+            if len(self) >= MOST_KEPT and not (incoming.channel is Channel.STATE and incoming.qos):
                 self._counters["mqtt_dropped"] += 1  # more than any cluster's nodes send: somebody makes ids up
             elif incoming.channel is Channel.INFORMATION:
                 is_newer = self._telemetry.pop(incoming.topic_id, None) is not None

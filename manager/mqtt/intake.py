@@ -114,6 +114,7 @@ class Intake:
         node = self._core.state.node_of_topic(message.topic_id)
         if node is None:
             self._core.counters["mqtt_unknown_node"] += 1
+            self._core.hearing.forget([message.topic_id])  # whoever makes ids up fills no memory
             self._tell_unknown(message.topic_id)
         return node
 

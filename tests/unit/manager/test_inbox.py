@@ -18,6 +18,7 @@ ALL = 10**9
 KINDS = {
     "telemetry": (Channel.INFORMATION, b"{}"),
     "state": (Channel.STATE, b"{}"),
+    "loose state": (Channel.STATE, b"{}"),
     "inventory": (Channel.RESOURCES, INVENTORY),
     "list": (Channel.RESOURCES, LIST),
     "connection": (Channel.CONNECTION, b"{}"),
@@ -36,7 +37,7 @@ class Post:
         """A message of a kind; answers its number."""
         channel, payload = KINDS[kind]
         self.last += 1
-        self.inbox.put(Incoming(topic_id, channel, payload, float(self.last), self.last, 1))
+        self.inbox.put(Incoming(topic_id, channel, payload, float(self.last), self.last, int(kind != "loose state")))
         return self.last
 
     def telemetry(self, limit: int = ALL) -> list[int]:
@@ -108,9 +109,9 @@ def test_an_hour_without_a_store_takes_no_more_room_than_a_minute() -> None:
     assert sizes[-1] == sizes[LISTS_KEPT] == 1000 * (3 + LISTS_KEPT)
 
 
-@pytest.mark.parametrize("kind", ["telemetry", "list", "inventory", "connection"])
+@pytest.mark.parametrize("kind", ["telemetry", "list", "inventory", "connection", "loose state"])
 def test_ids_that_somebody_makes_up_take_no_room_without_end(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Beyond all that a cluster can have messages are dropped, whatever they are; states of nodes are not."""
+    """Beyond all that a cluster can have messages are dropped; states that are to be acknowledged are not."""
     monkeypatch.setattr(module, "MOST_KEPT", 50)
     post = Post()
     for number in range(1000):
@@ -153,9 +154,9 @@ def test_what_is_given_out_is_in_order_and_no_newer_is_missing(script: list[tupl
 
 def _kept(came: dict[int, tuple[str, str]]) -> list[int]:
     """Of what came and was not taken, what is kept."""
-    kept = [number for number, (kind, _) in came.items() if kind == "state"]
+    kept = [number for number, (kind, _) in came.items() if kind.endswith("state")]
     for (kind, _), group in groupby(sorted(came, key=came.__getitem__), came.__getitem__):
-        if kind != "state":
+        if not kind.endswith("state"):
             kept += sorted(group)[-(LISTS_KEPT if kind == "list" else 1) :]
     return sorted(kept)
 

@@ -221,6 +221,7 @@ async def test_a_stranger_is_told_now_and_then(desk: Desk) -> None:
         desk.live.clock.pass_time(2)
     assert desk.live.told(Channel.CONTROL_ERROR) == ["65f1a2b3c4d5e6f7a8b9c0ff"] * 2
     assert desk.core.counters["mqtt_unknown_node"] == 20
+    assert desk.core.hearing.last_heard_s(["65f1a2b3c4d5e6f7a8b9c0ff"]) is None
 
 
 @pytest.mark.parametrize("payload", [b"{", b"[]", b'"x"', b'{"status":"WRONG"}', b"\xff", b'{"sname":5}'])
