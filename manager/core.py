@@ -14,7 +14,7 @@ from typing import Final
 
 from cluster.errors import NotFoundError, UnavailableError
 from cluster.payloads import ResourceEntry
-from cluster.process import LOG
+from cluster.process import LOG, without_collections
 from manager.backlog import Records
 from manager.clock import CLOCK
 from manager.dispatcher import Broken, Dispatcher
@@ -33,6 +33,7 @@ from manager.domain.model import (
     NodeState,
     Record,
     Setting,
+    Usage,
 )
 from manager.domain.policy import Policy
 from manager.domain.reconciliation import fence_ends_ms, lose_removed_nodes
@@ -44,7 +45,7 @@ from manager.writer import Writer
 
 REARM_MS: Final = 1000
 PURGE_PAUSE_MS: Final = 60_000
-PORTION: Final = 200
+PORTION: Final = 100
 HEARD_UNTIL: Final = "heard_until_ms"
 InstanceListener = Callable[[Sequence[InstanceKey]], None]
 
@@ -73,7 +74,7 @@ class Core:
         self.counters: Counter[str] = Counter()
         self.settings: dict[str, Setting] = {}
         self.quarantined: dict[RecordId, Quarantined] = {}
-        self.usages: dict[InstanceKey, ResourceEntry] = {}
+        self.usages: dict[InstanceKey, Usage] = {}
         self.orphans: dict[str, dict[tuple[str, int], ResourceEntry]] = {}
         self.writer = Writer(store, self._revert, self._on_saved, runner)
         self.saved_records = self.writer.saved
@@ -101,8 +102,9 @@ class Core:
                 "the machine's clock is behind the newest record; going on from that", behind_s=behind_ms / 1000
             )
         self.settings = {item.name: item for item in contents.settings}
-        self.state.restore(contents.nodes, contents.jobs, contents.instances)
-        self.history.begin(contents.nodes, contents.jobs, contents.instances)
+        with without_collections():
+            self.state.restore(contents.nodes, contents.jobs, contents.instances)
+            self.history.begin(contents.nodes, contents.jobs, contents.instances)
         self._begin_to_hear()
         self._quarantine(contents.quarantined)
         self._followed.extend(item.key for item in contents.instances)

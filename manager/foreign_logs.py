@@ -6,11 +6,10 @@ import orjson
 
 from cluster.errors import NotFoundError
 from cluster.nodes import Dialect
-from cluster.payloads import ResourceEntry
-from manager.domain.model import Instance, Node
+from manager.domain.model import Instance, Node, Usage
 
 
-def told_output(node: Node, instance: Instance, usage: ResourceEntry | None) -> bytes:
+def told_output(node: Node, instance: Instance, usage: Usage | None) -> bytes:
     """The last words that an engine sends with its lists. Raises NotFoundError that tells where the output is."""
     if usage is not None and usage.logs:
         return usage.logs.encode()

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Final, TypeVar
 
 from cluster.errors import ClusterError, InvalidInputError, StaleWriteError, UnavailableError
-from cluster.process import LOG
+from cluster.process import LOG, without_collections
 from manager.backlog import Backlog, Batch, Records, Ticket, change_of
 from manager.domain.model import Logged
 from manager.ports import (
@@ -96,7 +96,8 @@ class Writer:
 
     def _open(self, now_ms: int) -> Contents:
         self._store.open()
-        contents = self._store.load(now_ms)
+        with without_collections():
+            contents = self._store.load(now_ms)
         self._store.ping()
         return contents
 

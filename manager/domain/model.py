@@ -306,13 +306,33 @@ class Node:
         return self.registration.capacity
 
 
+@dataclass(slots=True)
+class Usage:
+    """What a node last measured of an instance, and its last words there.
+
+    Changed in place: a new object for each instance of each list would keep the garbage collector busy.
+    """
+
+    cpu_percent: float | None = None
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    logs: str | None = None
+    generation: int | None = None
+
+    def take(self, entry: ResourceEntry) -> None:
+        """A newer list has come; last words that it does not tell again are as they were, of the same copy."""
+        self.cpu_percent, self.memory_bytes, self.disk_bytes = entry.cpu_percent, entry.memory_bytes, entry.disk_bytes
+        if entry.logs is not None or entry.generation != self.generation:
+            self.logs, self.generation = entry.logs, entry.generation
+
+
 @dataclass
 class NodeLive:
     """What a node last measured, and how it is judged at the moment; never saved.
 
     `is_suspect`: its lease ran out, or its session ended; `trouble` says why. `will_mono_s` is when a last will
-    arrived, `has_left` that its worker was stopped in order. `told` is what its last inventory said of instances that
-    it did not change.
+    arrived, `has_left` that its worker was stopped in order. `told` is what its last inventory said (`told_by`) of
+    instances that it did not change.
     """
 
     heartbeat_at_ms: int | None = None
@@ -326,7 +346,7 @@ class NodeLive:
     will_mono_s: float | None = None
     has_left: bool = False
     last_sequence: int = field(default=-1)
-    told: dict[InstanceKey, tuple[Instance, ResourceEntry]] = field(default_factory=dict)
+    told: dict[InstanceKey, tuple[Instance, tuple[object, ...]]] = field(default_factory=dict)
     listing: Listing = field(default_factory=Listing)
 
 

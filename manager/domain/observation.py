@@ -158,19 +158,20 @@ def on_resources(state: ClusterState, node: Node, resources: ResourceList, now_m
         None if _is_known(state, live, key, entry) else observed(node, entry, is_news=is_news)
         for key, entry in zip(keys, resources.entries, strict=True)
     ]
-    told: dict[InstanceKey, tuple[Instance, ResourceEntry]] = {}
+    told: dict[InstanceKey, tuple[Instance, tuple[object, ...]]] = {}
     for key, entry, event in zip(keys, resources.entries, events, strict=True):
         before = state.instances.get(key) if key else None
-        if key and before:
-            findings.usages[key] = entry
+        if before:
+            findings.usages[before.key] = entry
         if event is not None:
             stale_count = len(findings.stale)
             _observe(state, node, entry, event, now_ms, findings)
             if len(findings.stale) > stale_count:
                 continue
-        if key and before and state.instances.get(key) is before:
-            told[key] = (before, entry)
-    live.told = told
+        if before and state.instances.get(before.key) is before:
+            told[before.key] = live.told[before.key] if event is None else (before, told_by(entry))
+    if any(events) or len(told) != len(live.told):  # nearly always it says the same: then nothing new is kept
+        live.told = told
     if resources.is_inventory:
         _on_inventory(state, node, resources, now_ms)
     return findings
@@ -180,14 +181,12 @@ def _is_known(state: ClusterState, live: NodeLive, key: InstanceKey | None, entr
     known = live.told.get(key) if key else None
     if known is None or key is None or state.instances.get(key) is not known[0]:
         return False
-    before = known[1]
-    return (
-        before.status == entry.status
-        and before.generation == entry.generation
-        and before.detail == entry.detail
-        and before.exit_code == entry.exit_code
-        and before.restarts == entry.restarts
-    )
+    return known[1] == told_by(entry)
+
+
+def told_by(entry: ResourceEntry) -> tuple[object, ...]:
+    """What matters of an entry, measures aside."""
+    return (entry.status, entry.generation, entry.detail, entry.exit_code, entry.restarts)
 
 
 def _observe(

@@ -12,8 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from cluster.payloads import ResourceEntry
-from manager.domain.model import Instance, InstanceState, Node
+from manager.domain.model import Instance, InstanceState, Node, Usage
 from manager.domain.roots import Era
 from manager.root.totals import Totals
 from manager.root.words import status_word
@@ -29,7 +28,7 @@ class ReportedInstance:
 
     instance: Instance
     node: Node | None = None
-    usage: ResourceEntry | None = None
+    usage: Usage | None = None
     seen_at_ms: int = 0
 
 

@@ -11,7 +11,19 @@ from cluster.jobs import Resources
 from cluster.nodes import Dialect, Registration
 from cluster.payloads import ResourceEntry
 from cluster.v1 import event_pb2, instance_pb2, job_pb2, manager_pb2, node_pb2
-from manager.domain.model import Event, Instance, InstanceState, Job, Node, NodeKind, NodeLive, NodeState, Role, Update
+from manager.domain.model import (
+    Event,
+    Instance,
+    InstanceState,
+    Job,
+    Node,
+    NodeKind,
+    NodeLive,
+    NodeState,
+    Role,
+    Update,
+    Usage,
+)
 from manager.domain.rolling import target_of
 from manager.history import Entry
 from manager.ports import Quarantined
@@ -134,7 +146,7 @@ def orphan_to_proto(entry: ResourceEntry) -> node_pb2.Orphan:
 
 
 def instance_to_proto(
-    instance: Instance, usage: ResourceEntry | None = None, *, events: Iterable[Event] | None = None
+    instance: Instance, usage: Usage | None = None, *, events: Iterable[Event] | None = None
 ) -> instance_pb2.Instance:
     """An instance; with its specification where its history is given."""
     message = instance_pb2.Instance(
