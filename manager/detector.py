@@ -17,7 +17,7 @@ from manager.domain.observation import came_ready
 from manager.domain.reconciliation import lose_node
 
 TOLD_ONE_BY_ONE: Final = 10
-INSTANCES_AT_ONCE: Final = 500
+INSTANCES_AT_ONCE: Final = 100
 PAUSED: Final = "replacement_paused"
 RESUMED: Final = "replacement_resumed"
 
@@ -32,8 +32,8 @@ class Detector:
         self._held = 0
         self._given_up = 0
 
-    def sweep(self) -> None:
-        """Judge whoever's time has come; the caller commits."""
+    def sweep(self) -> bool:
+        """Judge a portion of those whose time has come; whether there are more. The caller commits."""
         core = self._core
         sweep = core.leases.sweep(core.state)
         self._doubt([item for item in sweep.verdicts if item.state is NodeState.SUSPECT])
@@ -43,7 +43,18 @@ class Detector:
         for node_id in sweep.back:
             self.heard(core.state.nodes[node_id])
         self._give_up(sweep)
-        self._tell_holds()
+        if not sweep.has_more:
+            self._tell_holds()
+        return sweep.has_more
+
+    async def judge(self) -> None:
+        """Judge everybody whose time has come, as long as the store works."""
+        core, has_more = self._core, True
+        while has_more and not core.writer.failure:
+            has_more = self.sweep()
+            if core.has_changes:
+                core.commit()
+            await asyncio.sleep(0)
 
     def heard(self, node: Node) -> None:
         """A node that was not READY is heard; the caller commits."""

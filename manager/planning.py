@@ -21,6 +21,7 @@ from manager.domain.reconciliation import fenced_nodes, is_coming_back, is_repla
 from manager.planner import Request, Result, Scheduler
 
 BATCH: Final = 500
+SETTLED_AT_ONCE: Final = 100
 FREE_REJECTIONS: Final = 3
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
@@ -129,10 +130,18 @@ class Planning:
             if len(results) != len(requests):
                 raise UnavailableError(f"the scheduler answered {len(results)} of {len(requests)} questions")
             plan.node_ids.update(result.node_id for result in results if result.node_id)
-            await core.writer.working.wait()
-            for request, result in zip(requests, results, strict=True):
+            for position, (request, result) in enumerate(zip(requests, results, strict=True)):
+                if position % SETTLED_AT_ONCE == 0:
+                    await self._let_others()
                 self._guarded(request, result)
         core.commit()
+
+    async def _let_others(self) -> None:
+        """Save what was settled so far, and serve calls and messages."""
+        if self._core.has_changes:
+            self._core.commit()
+        await asyncio.sleep(0)
+        await self._core.writer.working.wait()
 
     def _settle(self, request: Request, result: Result) -> None:
         """Apply one plan on the current state."""

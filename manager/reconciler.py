@@ -55,8 +55,8 @@ class Reconciler:
             self._say_step()
             if self._core.writer.failure:
                 continue
+            await self._judge()
             for part in (
-                self._detector.sweep,
                 self._assume_due,
                 self._jobs.advance_due,
                 self._look_now_and_then,
@@ -64,6 +64,12 @@ class Reconciler:
                 self._guarded(part)
             await self._ring_alarms()
             await self._repeat_commands()
+
+    async def _judge(self) -> None:
+        has_more = True
+        while has_more:
+            has_more = self._guarded(self._detector.sweep)
+            await asyncio.sleep(0)
 
     def _mend(self) -> None:
         """What an earlier manager left half done, and what is missing because its record cannot be read."""
@@ -77,15 +83,18 @@ class Reconciler:
             has_more = self._core.dispatcher.tick()
             await asyncio.sleep(0)
 
-    def _guarded(self, part: Callable[[], None]) -> None:
+    def _guarded(self, part: Callable[[], bool | None]) -> bool:
+        """Whether there is more of it to do now."""
+        has_more = False
         try:
-            part()
+            has_more = bool(part())
         except Exception:  # noqa: BLE001 - the next tick tries again, and the other parts go on
             self._core.counters["ticks_failed"] += 1
             LOG.exception("a part of the tick failed")
         if self._core.has_changes and not self._core.writer.failure:
             self._core.commit()
         self._core.flush_views()
+        return has_more and not self._core.writer.failure
 
     def _look_now_and_then(self) -> None:
         """Should a change for the better have escaped us; and remember that there was a broker to hear through."""

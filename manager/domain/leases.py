@@ -20,6 +20,7 @@ import heapq
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from math import inf
 from typing import Final, Protocol
 
@@ -27,6 +28,8 @@ from manager.domain.hearing import Hearing
 from manager.domain.model import Node, NodeLive, NodeState
 
 LOOK_AGAIN_S: Final = 1.0
+LOOKED_AT_ONCE: Final = 500
+DECIDED_AT_ONCE: Final = 100
 REMEMBERED_LEASES: Final = 3
 CONFIRMED: Final = "an operator confirmed that it is lost"
 NOBODY: Final = "no other node is READY"
@@ -59,12 +62,13 @@ class Sweep:
     """What one look gave.
 
     `verdicts` are DOWN, or SUSPECT for the first time; `back` are nodes that are not SUSPECT any more; the instances of
-    `given_up` (all of them DOWN) need not wait any longer.
+    `given_up` (all of them DOWN) need not wait any longer. `has_more`: not all were looked at whose time has come.
     """
 
     verdicts: list[Verdict] = field(default_factory=list)
     back: list[str] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
+    has_more: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +118,7 @@ class Leases:
         self._due: list[tuple[float, str]] = []
         self._armed: dict[str, float] = {}
         self._absent: dict[str, Absence] = {}
+        self._candidates: dict[str, None] = {}
         self._moments: list[float] | None = None
         self._had_nobody = False
 
@@ -188,16 +193,31 @@ class Leases:
     # Judging
 
     def sweep(self, registry: Registry) -> Sweep:
-        """Look at every node whose time has come."""
+        """Look at a portion of the nodes whose time has come; what becomes of them is decided once all were looked at.
+
+        So whoever fell silent together is counted together. The caller carries out what this says, and asks for more.
+        """
         now_s, sweep = self._now_s(), Sweep()
-        candidates: list[str] = []
-        while self._due and self._due[0][0] <= now_s:
+        for _ in range(LOOKED_AT_ONCE):
+            if not self._due or self._due[0][0] > now_s:
+                break
             due_s, node_id = heapq.heappop(self._due)
             if self._armed.get(node_id) == due_s:
                 del self._armed[node_id]
-                candidates += self._look_at(registry, node_id, now_s, sweep)
-        self._decide(registry, candidates, now_s, sweep)
+                self._candidates.update(dict.fromkeys(self._look_at(registry, node_id, now_s, sweep)))
+        else:
+            sweep.has_more = True
+            return sweep
+        self._decide(registry, self._take_candidates(), now_s, sweep)
+        sweep.has_more = bool(self._candidates)
         return sweep
+
+    def _take_candidates(self) -> list[str]:
+        """A portion of those to be decided on; not who was heard, or decided on, since he was looked at."""
+        chosen = list(islice(self._candidates, DECIDED_AT_ONCE))
+        for node_id in chosen:
+            del self._candidates[node_id]
+        return [node_id for node_id in chosen if self.is_silent(node_id)]
 
     def _now_s(self) -> float:
         return self.hearing.listened_s(self.hearing.as_of_s)
@@ -239,7 +259,9 @@ class Leases:
                 return []
             absence = self._miss(node, live, heard_s, over_s, sweep)
         is_over = now_s >= absence.over_s or absence.is_confirmed
-        self._put(node.id, replace(absence, over_s=min(over_s, absence.over_s), is_silent=is_over))
+        if is_over is not absence.is_silent or over_s < absence.over_s:
+            absence = replace(absence, over_s=min(over_s, absence.over_s), is_silent=is_over)
+        self._put(node.id, absence)
         if is_over:
             return [node.id]
         self._arm(node.id, min(over_s, now_s + LOOK_AGAIN_S))

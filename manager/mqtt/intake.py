@@ -8,25 +8,28 @@ logged once per kind of fault.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
 import orjson
 
 from cluster.errors import ClusterError
-from cluster.payloads import ResourceEntry, parse_information, parse_object, parse_resources, parse_state
+from cluster.payloads import parse_information, parse_object, parse_resources, parse_state
 from cluster.process import LOG
 from cluster.topics import Channel
 from manager.core import Core
 from manager.detector import Detector
 from manager.domain import engines, lists
 from manager.domain.effects import Effect
-from manager.domain.model import InstanceKey, Node, NodeLive, NodeState
+from manager.domain.model import InstanceKey, Node, NodeLive, NodeState, Usage
 from manager.domain.observation import Findings, on_resources, on_state
 from manager.mqtt.broker import Broker
 from manager.mqtt.inbox import Incoming
 
 BATCH: Final = 200
+CHANGES_AT_ONCE: Final = 100
+BYTES_AT_ONCE: Final = 32 * 1024  # lists are long, and take as long as they are
 UNKNOWN_NODE_PERIOD_S: Final = 30.0
 MAX_ORPHANS: Final = 1000
 SUBSCRIBING_S: Final = 0.5  # engines deliver what they stored before they subscribe
@@ -60,10 +63,11 @@ class Intake:
             await self._has_telemetry.wait()
             self._has_telemetry.clear()
             while inbox.has_telemetry:
-                self._take_telemetry(inbox.take_telemetry(BATCH))
+                await self._take_telemetry(inbox.take_telemetry(BATCH))
                 await asyncio.sleep(0)
 
-    def _take_telemetry(self, messages: list[Incoming]) -> None:
+    async def _take_telemetry(self, messages: list[Incoming]) -> None:
+        """A node that comes back changes what is on it: many of them come in portions."""
         for message in messages:
             try:
                 self._on_information(message)
@@ -71,6 +75,9 @@ class Intake:
                 self._fault(message, error)
             except Exception as error:  # noqa: BLE001 - anybody may send anything: no message ends the manager
                 self._stumble(message, error)
+            if len(self._core.state.dirty.instances) >= CHANGES_AT_ONCE:
+                self._core.commit()
+                await asyncio.sleep(0)
         self._core.counters["mqtt_telemetry"] += len(messages)
         if self._core.has_changes:
             self._core.commit()
@@ -155,10 +162,30 @@ class Intake:
             self._broker.acknowledge(message)
 
     async def _apply(self, messages: list[Incoming]) -> bool:
-        """Whether what follows from these messages is durable."""
-        self._to_send.clear()
-        touched: set[InstanceKey] = set()
+        """Whether what follows from these messages is durable. Long lists are applied in portions, in order."""
+        waiting: list[tuple[asyncio.Future[None] | None, list[Effect]]] = []
         heard_before = self._last_sequences(messages)
+        try:
+            for portion in _portions(messages):
+                if waiting:
+                    await asyncio.sleep(0)
+                    self._core.require_store()
+                waiting.append(self._apply_portion(portion))
+            for saved, to_send in waiting:
+                if saved is not None:
+                    await asyncio.shield(saved)
+                for effect in to_send:
+                    self._core.dispatcher.send_once(effect)
+        except ClusterError:
+            for live, sequence in heard_before:
+                live.last_sequence = sequence  # what is applied again is still news
+            return False
+        return True
+
+    def _apply_portion(self, messages: list[Incoming]) -> tuple[asyncio.Future[None] | None, list[Effect]]:
+        """The save of what follows from these messages, if anything does, and what is to be sent after it."""
+        self._to_send = []
+        touched: set[InstanceKey] = set()
         for message in messages:
             try:
                 self._on_other(message, touched)
@@ -166,18 +193,10 @@ class Intake:
                 self._fault(message, error)
             except Exception as error:  # noqa: BLE001 - what is not acknowledged would come again and again
                 self._stumble(message, error)
-        to_send = self._to_send.copy()
-        touched |= {effect.key for effect in to_send}
-        if touched or self._core.has_changes:
-            try:
-                await asyncio.shield(self._core.commit(awaited=touched))
-            except ClusterError:
-                for live, sequence in heard_before:
-                    live.last_sequence = sequence  # what is applied again is still news
-                return False
-        for effect in to_send:
-            self._core.dispatcher.send_once(effect)
-        return True
+        touched |= {effect.key for effect in self._to_send}
+        is_saved = bool(touched or self._core.state.dirty)
+        saved = self._core.commit(awaited=touched) if is_saved or self._core.has_changes else None
+        return saved if is_saved else None, self._to_send
 
     def _last_sequences(self, messages: list[Incoming]) -> list[tuple[NodeLive, int]]:
         state = self._core.state
@@ -244,7 +263,10 @@ class Intake:
         core = self._core
         core.counters["reports_of_unknown_instances"] += findings.unknown_count
         core.counters["stale_copies_deleted"] += len(findings.stale)
-        core.usages.update((key, _with_logs(entry, core.usages.get(key))) for key, entry in findings.usages.items())
+        for key, entry in findings.usages.items():
+            if (usage := core.usages.get(key)) is None:
+                usage = core.usages[key] = Usage()
+            usage.take(entry)
         self._to_send += [*findings.stale, *findings.hand_overs]
         for repeat in findings.repeats:
             core.dispatcher.repeat(repeat.verb, repeat.key, node.id, repeat.after_s)
@@ -277,15 +299,22 @@ class Intake:
             LOG.exception("mqtt message stumbled over", topic_id=message.topic_id, channel=message.channel)
 
 
+def _portions(messages: list[Incoming]) -> Iterator[list[Incoming]]:
+    """In order; each but the last of about BYTES_AT_ONCE."""
+    portion: list[Incoming] = []
+    size = 0
+    for message in messages:
+        portion.append(message)
+        size += len(message.payload)
+        if size >= BYTES_AT_ONCE:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
+
+
 def _judged_load(node: Node, live: NodeLive) -> tuple[int, int] | None:
     """What a node of unknown capacity is judged by, in whole percents: less is not worth telling the scheduler."""
     if node.capacity.cpu_millicores is not None and node.capacity.memory_bytes is not None:
         return None
     return int(live.cpu_percent or 0), int(live.memory_percent or 0)
-
-
-def _with_logs(entry: ResourceEntry, before: ResourceEntry | None) -> ResourceEntry:
-    """Last words that are not told again are as they were, of the same copy."""
-    if entry.logs is not None or before is None or before.logs is None or before.generation != entry.generation:
-        return entry
-    return replace(entry, logs=before.logs)

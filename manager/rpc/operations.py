@@ -118,6 +118,7 @@ class OperationsServicer(manager_pb2_grpc.ManagerServiceServicer):
         """Give silent nodes up, or all of them."""
         self._core.require_store()
         nodes = self._detector.confirm_lost(list(request.nodes))
+        await self._detector.judge()
         await self._core.saved()
         found = (self._core.state.nodes[node.id] for node in nodes if node.id in self._core.state.nodes)
         return pb.ConfirmLostResponse(nodes=map(self._reader.node, found))

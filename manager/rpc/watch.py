@@ -10,7 +10,7 @@ from cluster.v1 import manager_pb2
 from manager.core import Core
 from manager.rpc.reading import Reader
 
-CHUNK: Final = 500
+CHUNK: Final = 200
 
 
 async def watch_nodes(core: Core, reader: Reader) -> AsyncIterator[manager_pb2.WatchNodesResponse]:

@@ -16,6 +16,7 @@ PATIENCE_S: Final = 60.0
 class FragileStore:
     """While `fault` is set writing fails, after having written where `writes_first`; while held it waits.
 
+    After `writes_left` more writes it has a fault (None: never).
     `batches` has the ids of each write that was carried out, `loads` how often everything was read.
     """
 
@@ -23,6 +24,7 @@ class FragileStore:
         self.inner = make_store(sqlite_url(folder))
         self.fault = ""
         self.writes_first = False
+        self.writes_left: int | None = None
         self.reading_fault = ""
         self.batches: list[list[RecordId]] = []
         self.loads = 0
@@ -62,6 +64,7 @@ class FragileStore:
         """Part of the port."""
         self.has_begun.set()
         assert self._may_go_on.wait(PATIENCE_S)
+        self._use_up()
         if self.fault and not self.writes_first:
             raise StoreError(self.fault)
         conflicts = self.inner.write(changes, events)
@@ -69,6 +72,12 @@ class FragileStore:
         if self.fault:
             raise StoreError(self.fault)
         return conflicts
+
+    def _use_up(self) -> None:
+        if self.writes_left is not None:
+            self.writes_left -= 1
+            if self.writes_left < 0:
+                self.fault, self.writes_left = "no space", None
 
     def events(self, subject: str) -> list[Event]:
         """Part of the port."""

@@ -46,7 +46,7 @@ async def test_mistake_of_ours_costs_one_message_only(live: LiveCore, monkeypatc
     monkeypatch.setattr(intake, "parse_information", stumbling)
     monkeypatch.setattr(engines, "on_state", lambda *_: 1 // 0)
     now_s = live.clock.mono_s()
-    handling._take_telemetry([Incoming(node.id, Channel.INFORMATION, b"{}", now_s, 1, 0) for _ in range(2)])
+    await handling._take_telemetry([Incoming(node.id, Channel.INFORMATION, b"{}", now_s, 1, 0) for _ in range(2)])
     core.hearing.heard(node.id, now_s)
     broker.inbox.put(Incoming(node.id, Channel.INFORMATION, good, now_s, 1, 0))
     states = [Incoming(node.id, Channel.STATE, DEAD, now_s, number, 1) for number in (1, 2)]
@@ -72,7 +72,7 @@ async def test_empty_static_keys_never_overwrite_a_registration(live: LiveCore, 
     now_s = live.clock.mono_s()
     core.hearing.heard(node.id, now_s)
     telemetry = Incoming(node.id, Channel.INFORMATION, message["raw"].encode(), now_s, 1, 0)
-    Intake(core, HandBroker(core.counters), live.detector)._take_telemetry([telemetry])
+    await Intake(core, HandBroker(core.counters), live.detector)._take_telemetry([telemetry])
     heard = core.state.nodes[node.id]
     assert heard.registration == node.registration
     assert heard.registration.document == node.registration.document

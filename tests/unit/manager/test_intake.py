@@ -11,6 +11,7 @@ import pytest
 from cluster.topics import Channel
 from manager.domain.model import InstanceKey, InstanceState, Node, NodeState
 from manager.domain.reconciliation import lose_node
+from manager.mqtt import intake
 from manager.mqtt.inbox import Incoming
 from manager.mqtt.intake import Intake
 from testbed.live_core import LiveCore, live_core
@@ -118,6 +119,40 @@ async def test_states_wait_in_order_while_the_store_is_away(desk: Desk) -> None:
     await wait_until_async(lambda: desk.live.broker.acknowledged == messages)
     kinds = desk.live.events("instance:web/0")
     assert kinds[-3:] == ["starting", "running", "failed"]
+
+
+async def test_portions_of_a_batch_are_acknowledged_when_all_of_it_is_saved(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long lists are applied one after the other, in order, and the loop is free between them."""
+    monkeypatch.setattr(intake, "BYTES_AT_ONCE", 1)
+    node = await _placed(desk)
+    desk.live.store.hold()
+    messages = [desk.state(node, status) for status in ("STARTING", "RUNNING", "FAILED")]
+    await wait_until_async(lambda: desk.live.instance(KEY).state is S.FAILED)
+    await asyncio.sleep(0.02)
+    assert desk.live.broker.acknowledged == []
+    desk.live.store.let_go()
+    await desk.quiet()
+    assert desk.live.broker.acknowledged == messages
+    assert desk.live.events("instance:web/0")[-3:] == ["starting", "running", "failed"]
+
+
+async def test_a_batch_of_which_the_store_refused_a_part_is_applied_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order and to the same end, whatever of it was saved before; acknowledged once."""
+    monkeypatch.setattr(intake, "BYTES_AT_ONCE", 1)
+    node = await _placed(desk)
+    desk.live.store.writes_left = 1
+    messages = [desk.state(node, status) for status in ("STARTING", "RUNNING", "FAILED")]
+    await wait_until_async(lambda: desk.core.writer.failure)
+    assert desk.live.broker.acknowledged == []
+    assert desk.live.instance(KEY).state is not S.FAILED
+    desk.live.store.fault = ""
+    await wait_until_async(lambda: desk.live.broker.acknowledged == messages)
+    assert desk.core.saved_records.instances[KEY].state is S.FAILED
+    assert desk.live.events("instance:web/0")[-3:] == ["starting", "running", "failed"]
 
 
 async def test_hearing_goes_on_while_the_store_is_away(desk: Desk) -> None:
