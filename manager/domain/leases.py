@@ -6,7 +6,8 @@ may still be on its way:
 
 - an outage in which nobody could be heard gives every node the outage's own length again (at most `return_cap_s`);
 - nodes that fall silent within one lease of each other, more than `mass_share` of all and at least `mass_count`, or all
-  that there are, are one event: each is waited for `hold_s`;
+  that there are, are one event: each is waited for `hold_s`; those of them that are back already count as well, so
+  that the last to return are not taken for lost alone;
 - with no READY node left nobody gains by a verdict: a node is called DOWN after `hold_s`, but what is on it waits until
   another one is READY, and then for as long again as the nodes were away (at most `return_cap_s`).
 
@@ -119,6 +120,7 @@ class Leases:
         self._armed: dict[str, float] = {}
         self._absent: dict[str, Absence] = {}
         self._candidates: dict[str, None] = {}
+        self._returned: dict[str, float] = {}
         self._moments: list[float] | None = None
         self._had_nobody = False
 
@@ -126,8 +128,10 @@ class Leases:
 
     def watch(self, node_id: str) -> None:
         """A node registered, came back, or was loaded: look at it whenever its time comes."""
-        if self._absent.pop(node_id, None):
+        if absence := self._absent.pop(node_id, None):
             self._moments = None
+            if absence.counts and self._now_s() - absence.heard_at_s >= self.rules.lease_s:
+                self._returned[node_id] = absence.heard_at_s
         self._arm(node_id, -inf)
 
     def look(self, node_id: str) -> None:
@@ -145,6 +149,7 @@ class Leases:
     def forget(self, node_id: str) -> None:
         """A node was removed."""
         self._armed.pop(node_id, None)
+        self._returned.pop(node_id, None)
         if self._absent.pop(node_id, None):
             self._moments = None
 
@@ -328,12 +333,22 @@ class Leases:
         return replace(absence, hold_until_s=until_s, cause=cause)
 
     def _together(self, absence: Absence) -> int:
-        """How many nodes fell silent within one lease of this one."""
+        """How many nodes fell silent within one lease of this one, whether or not they are back."""
         if self._moments is None:
-            self._moments = sorted(item.heard_at_s for item in self._absent.values() if item.counts)
+            self._moments = self._sorted_moments()
         first = bisect_left(self._moments, absence.heard_at_s - self.rules.lease_s)
         last = bisect_right(self._moments, absence.heard_at_s + self.rules.lease_s)
         return last - first
+
+    def _sorted_moments(self) -> list[float]:
+        """When who is absent was last heard, and who was late not long ago; nobody counts twice."""
+        horizon_s = self._now_s() - REMEMBERED_LEASES * (self.rules.lease_s + self.rules.grace_s)
+        self._returned = {
+            node_id: heard_at_s
+            for node_id, heard_at_s in self._returned.items()
+            if heard_at_s > horizon_s and node_id not in self._absent
+        }
+        return sorted([*self._returned.values(), *(item.heard_at_s for item in self._absent.values() if item.counts)])
 
     def _call_down(
         self, registry: Registry, node_id: str, absence: Absence, sweep: Sweep, *, has_nobody: bool

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from manager.domain import leases
 from manager.domain.hearing import Hearing
 from manager.domain.leases import LeaseRules, Leases
 from manager.domain.model import Node, NodeLive, NodeState
@@ -49,12 +50,21 @@ class Scene:
         before = len(self.said)
         end_s = self.now_s + seconds
         while self.now_s < end_s:
-            self.now_s += 0.25
-            if not self.is_deaf:
-                self._speak()
-                self.hearing.echoed(self.now_s)
+            self._pass()
             self._sweep()
         return [(name, words) for _, name, words in self.said[before:]]
+
+    def listen(self, seconds: float) -> None:
+        """Let time pass in which nobody is judged."""
+        end_s = self.now_s + seconds
+        while self.now_s < end_s:
+            self._pass()
+
+    def _pass(self) -> None:
+        self.now_s += 0.25
+        if not self.is_deaf:
+            self._speak()
+            self.hearing.echoed(self.now_s)
 
     def _speak(self) -> None:
         if self.now_s % 2.0:
@@ -67,6 +77,11 @@ class Scene:
                 self.said.append((self.now_s, name, "READY"))
 
     def _sweep(self) -> None:
+        has_more = True
+        while has_more:
+            has_more = self._sweep_portion()
+
+    def _sweep_portion(self) -> bool:
         sweep = self.leases.sweep(self)
         for verdict in sweep.verdicts:
             if verdict.state is DOWN:
@@ -74,6 +89,7 @@ class Scene:
             self.said.append((self.now_s, verdict.node_id, verdict.state))
         self.said += [(self.now_s, name, "BACK") for name in sweep.back]
         self.said += [(self.now_s, name, "GIVEN UP") for name in sweep.given_up]
+        return sweep.has_more
 
     def will(self, name: str, *, has_left: bool = False) -> None:
         self.live[name].will_mono_s, self.live[name].has_left = self.now_s, has_left
@@ -375,3 +391,88 @@ def test_a_node_that_was_removed_is_not_judged_any_more() -> None:
         del scene.nodes[name], scene.live[name]
         scene.leases.forget(name)
     assert scene.run(60.0) == []
+
+
+def test_the_last_of_many_to_return_are_not_taken_for_lost_alone() -> None:
+    """All were silent together for 13 s; two come back a little after the end of their grace, the others before it."""
+    scene = Scene(10)
+    scene.run(20.0)
+    scene.mute = set(scene.nodes)
+    scene.run(13.0)
+    scene.mute = {"n0", "n1"}
+    scene.run(20.0)
+    assert scene.given_up() == set()
+    assert {name for name in scene.nodes if scene.leases.hold_of(name)} == {"n0", "n1"}
+    scene.mute = set()
+    scene.run(5.0)
+    assert scene.given_up() == set()
+    assert not any(map(scene.leases.is_missed, scene.nodes))
+
+
+def test_a_short_break_of_others_does_not_delay_the_end_of_one_that_dies_alone() -> None:
+    """Worker processes that were restarted, and the machine's own earlier break, are not losses together with it."""
+    scene = Scene(3)
+    scene.run(20.0)
+    for name in scene.nodes:
+        scene.will(name)
+    scene.run(3.0)
+    scene.mute.add("n0")
+    died_s = scene.now_s
+    scene.run(30.0)
+    assert scene.when("n0", "GIVEN UP") - died_s <= RULES.lease_s + RULES.grace_s
+    assert scene.given_up() == {"n0"}
+
+
+@pytest.fixture(name="portions")
+def _portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LOOKED_AT_ONCE", 2)
+    monkeypatch.setattr(leases, "DECIDED_AT_ONCE", 1)
+
+
+@pytest.mark.usefixtures("portions")
+def test_those_who_fall_silent_together_are_one_event_though_looked_at_in_portions() -> None:
+    """All are looked at before one is decided on: each is waited for, and none is given up before the bound."""
+    scene = Scene(10)
+    scene.run(20.0)
+    scene.mute |= {f"n{number}" for number in range(4)}
+    scene.run(RULES.lease_s + RULES.grace_s + 5.0)
+    assert scene.given_up() == set()
+    assert {name for name in scene.nodes if scene.leases.hold_of(name)} == scene.mute
+    scene.run(RULES.hold_s)
+    assert scene.given_up() == scene.mute
+
+
+@pytest.mark.usefixtures("portions")
+def test_a_portion_never_does_more_than_its_bound_and_says_that_there_is_more() -> None:
+    """However many are due: two are looked at, or one is decided on; the last portion says that it was the last."""
+    scene = Scene(7)
+    scene.run(20.0)
+    scene.mute |= {"n0", "n1"}
+    scene.run(RULES.lease_s + 1.0)
+    scene.listen(RULES.grace_s + RULES.lease_s)
+    before, count, has_more = len(scene.said), 0, True
+    while has_more:
+        already, count = len(scene.said), count + 1
+        has_more = scene._sweep_portion()
+        assert len(scene.said) - already <= 2
+    assert count > 7 / 2
+    assert [words for _, _, words in scene.said[before:]].count("GIVEN UP") == 2
+
+
+@pytest.mark.usefixtures("portions")
+def test_who_is_heard_between_two_portions_is_not_decided_on() -> None:
+    """A sign of life counts until the very moment of the decision."""
+    scene = Scene(9)
+    scene.run(20.0)
+    scene.mute |= {"n0", "n1"}
+    scene.run(RULES.lease_s + 1.0)
+    scene.listen(RULES.grace_s + RULES.lease_s)
+    while not scene.given_up():
+        assert scene._sweep_portion()
+    [other] = scene.mute - scene.given_up()
+    scene.hearing.heard(other, scene.now_s)
+    scene.leases.watch(other)
+    while scene._sweep_portion():
+        pass
+    assert other not in scene.given_up()
+    assert not scene.leases.is_missed(other)
