@@ -32,6 +32,7 @@ persistence true
 persistence_location {folder}/
 autosave_interval 5
 max_queued_messages 100000
+max_inflight_messages 1000
 log_dest stderr
 """
 
