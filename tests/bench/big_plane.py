@@ -34,7 +34,7 @@ _PATIENCE_S: Final = 180.0
 _PAUSE_S: Final = 0.2
 _GAPS_PERIOD_S: Final = 10.0
 # As deploy/mosquitto/mosquitto.conf has it: what the broker throws away is told once a second.
-_BROKER: Final = f"{BROKER}max_queued_messages 100000\nmax_inflight_messages 20\nsys_interval 1\n"
+_BROKER: Final = f"{BROKER}max_queued_messages 100000\nmax_inflight_messages 1000\nsys_interval 1\n"
 _AWAY: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _NOT_READY: Final = [state for state in node_pb2.NodeState.values() if state and state != node_pb2.NODE_STATE_READY]
 

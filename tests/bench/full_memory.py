@@ -12,18 +12,16 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
 from bench.big_plane import big_plane, filled_store
 from bench.figures import Figure
 
-from manager.domain.model import MAX_EVENTS, Event, Instance
+from manager.domain.model import KEPT_EVENTS, Event, Instance, Logged
 from manager.store import codec
 from manager.store.factory import open_store
-from testbed.full_store import Layout, all_records
+from testbed.full_store import BORN_MS, Layout
 from testbed.records import change
 from testbed.stores import sqlite_url
 
@@ -33,9 +31,11 @@ LIMIT_CHANGE_BYTES: Final = 2048.0
 _REST_S: Final = 10.0
 _CHANGES: Final = 200
 _HOUR: Final = "3600"
+_NUMBERS: Final = 4  # version and schema of the row, slot and number of the log's
+_NUMBER_BYTES: Final = 8
 
 
-def run(*, sizes: Sequence[int] = SIZES, events: int = MAX_EVENTS, rest_s: float = _REST_S) -> dict[str, Any]:
+def run(*, sizes: Sequence[int] = SIZES, events: int = KEPT_EVENTS, rest_s: float = _REST_S) -> dict[str, Any]:
     """Megabytes of a manager at rest and at most, and bytes per change: as encoded, and as written to the file."""
     found: dict[str, Any] = {}
     for nodes in sizes:
@@ -83,25 +83,28 @@ def _bytes_written(layout: Layout, filled: Path) -> dict[str, int]:
     with tempfile.TemporaryDirectory(prefix="changed-") as folder:
         shutil.copy(filled, Path(folder) / "store.db")
         with closing(open_store(sqlite_url(Path(folder)))) as store:
-            instances = (item for item in all_records(layout) if isinstance(item, Instance))
-            changed = [_one_more(item) for item in islice(instances, _CHANGES)]
+            loaded = store.load(BORN_MS)
+            changed = [_one_more(item) for item in loaded.instances[:_CHANGES]]
             before = _given_to_kernel()
-            for item in changed:
-                if store.write([change(item, expected=item.version - 1)]):
-                    raise RuntimeError(f"{item.key} was not changed")
+            for old, (new, logged) in zip(loaded.instances, changed, strict=False):
+                if store.write([change(new, expected=old.version, before=old)], [logged]):
+                    raise RuntimeError(f"{new.key} was not changed")
             written = (_given_to_kernel() - before) // len(changed)
-    return {"change_bytes": max(map(encoded_bytes, changed)), "written_bytes": written}
+    return {"change_bytes": max(saved_bytes(*pair) for pair in changed), "written_bytes": written}
 
 
-def encoded_bytes(instance: Instance) -> int:
-    """How long the document is that a change of this instance saves."""
-    return len(orjson.dumps(codec.encode(instance)))
+def saved_bytes(instance: Instance, logged: Logged) -> int:
+    """How much a change of this instance saves: its row and that of the log. Its specification is saved already."""
+    columns = (str(instance.key), *codec.columns(instance), codec.text(codec.encode(instance)))
+    entry = (logged.subject, codec.text(codec.encode_event(logged.event)))
+    return sum(len(str(value).encode()) for value in (*columns, *entry)) + _NUMBERS * _NUMBER_BYTES
 
 
-def _one_more(instance: Instance) -> Instance:
+def _one_more(instance: Instance) -> tuple[Instance, Logged]:
     last = instance.events[-1]
     event = Event(at_ms=last.at_ms + 1, actor=last.actor, kind="told", state=last.state, cause="something else")
-    return replace(instance.recorded(event), version=instance.version + 1)
+    changed = replace(instance.recorded(event), version=instance.version + 1)
+    return changed, Logged(subject=f"instance:{instance.key}", number=changed.event_count, event=event)
 
 
 def _given_to_kernel() -> int:

@@ -1,55 +1,52 @@
-"""What the loop of a manager does in one go, each as a closure over a large cluster at rest.
+"""What the loop of a manager does in one go, each as a step over a large cluster at rest.
 
-`operations` is the table: when a step moves or takes other arguments, its row is pointed at the new place. Rows leave
-the cluster as they found it, so that they can be repeated.
+`steps` is the table: when a step moves or takes other arguments, its row is pointed at the new place. What a step
+changed is taken back before the next one, as a store that refuses it would.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from bench.flood import PAYLOAD
+from bench.loop_parts import Chooser, Held, Inline, Taker, driven, pieces
 from bench.residents import Residents
 from structlog.testing import capture_logs
 
-from cluster.payloads import parse_resources
-from cluster.v1 import manager_pb2
-from manager.core import Core, now_ms
+from cluster.errors import UnavailableError
+from cluster.topics import Channel
+from cluster.v1 import manager_pb2, node_pb2
+from manager.backlog import MAX_BATCH
+from manager.core import PORTION, Core
+from manager.detector import INSTANCES_AT_ONCE, Detector
 from manager.dispatcher import Dispatcher
-from manager.domain.effects import Effect
 from manager.domain.engines import exclusions
-from manager.domain.leases import LeaseRules, judge
-from manager.domain.model import (
-    Instance,
-    InstanceKey,
-    InstanceState,
-    Node,
-    NodeState,
-    Setting,
-    Update,
-    UpdatePhase,
-)
-from manager.domain.observation import came_ready, on_resources
+from manager.domain.events import DeployRequested
+from manager.domain.leases import LeaseRules
+from manager.domain.model import Instance, InstanceKey, InstanceState, NodeState, Setting, Update, UpdatePhase
 from manager.domain.policy import Policy
-from manager.domain.reconciliation import heal
-from manager.domain.rolling import step
 from manager.domain.roots import Era, LinkState
+from manager.figures import Gauge
+from manager.jobs import Jobs
 from manager.metrics import CoreCollector
-from manager.mqtt.leases import _holders
-from manager.root.reporter import Reporter
+from manager.mqtt import intake, leases
+from manager.mqtt.inbox import Incoming
+from manager.mqtt.intake import Intake
+from manager.planning import BATCH, Planning
+from manager.root.backlog import Backlog
+from manager.root.portion import MAX_INSTANCES
 from manager.roots import Roots
+from manager.rpc import watch
 from manager.rpc.reading import Reader
-from manager.store.factory import make_store
 from testbed.full_store import WAITING_JOB, WIDE_JOB, Layout, contents
-from testbed.stores import sqlite_url
 
 PENDING: Final = 1_000
 _REFRESH_S: Final = 60.0
-Operation = Callable[[], object]
+_HOUR_S: Final = 3600.0
 
 
 def layout_of(nodes: int) -> Layout:
@@ -57,114 +54,207 @@ def layout_of(nodes: int) -> Layout:
     return Layout(nodes=nodes, pending=PENDING, engine_every=10, stop_after_every=10)
 
 
-def operations(rig: Rig) -> dict[str, Operation]:
+@dataclass(frozen=True)
+class Step:
+    """`do` is measured, of a coroutine the longest piece; `prepare` goes before it each time.
+
+    `waits`: at its end it waits until what it did is saved.
+    """
+
+    do: Callable[[], object]
+    prepare: Callable[[], object] = lambda: None
+    waits: bool = False
+
+
+def steps(rig: Rig) -> dict[str, Step]:
     """Each step by its name."""
+    core, reader = rig.core, rig.reader
     return {
-        "judge all leases": rig.judge,
-        "heal": lambda: heal(rig.core.state, now_ms()),
-        "retry_pending, 1,000 pending": rig.retry_pending,
-        "alarms, none due": lambda: rig.core.due_alarms(now_ms()),
-        "lease holders": lambda: _holders(rig.core),
-        "a page of instances in the middle": lambda: rig.reader.instances(rig.middle_page),
-        "exclusions for an engine-doubtful name": lambda: exclusions(rig.core.state, rig.doubtful),
-        "due to the root, nothing new": rig.reporter.due,
-        "a tick of the dispatcher, one command per node outstanding": rig.dispatcher.tick,
-        "repeat for one node": lambda: rig.dispatcher.repeat_for(rig.node.id),
-        "a node comes back": rig.comes_back,
-        "a step of an update, one instance per node": lambda: step(rig.rolling, rig.wide, now_ms()),
-        "status": lambda: rig.reader.status([], "cluster"),
-        "metrics": lambda: CoreCollector(rig.core).collect(),
-        "one inventory of 10": rig.inventory,
-        "a full garbage collection": gc.collect,
-        "adopt": rig.adopt,
+        "judge, nobody is due": Step(rig.detector.sweep),
+        "judge, everybody is due": Step(rig.detector.sweep, lambda: rig.look(core.state.nodes)),
+        "lose a portion": Step(rig.detector._lose_portion, rig.give_up, waits=True),
+        "look for room, 1,000 wait": Step(rig.look_for_room),
+        "settle a plan of 500": Step(lambda: rig.planning._plan(rig.planning._next_requests()), rig.want),
+        "alarms, none due": Step(lambda: core.due_alarms(core.now_ms(), 200)),
+        "leases to a portion of nodes": Step(rig.acknowledge),
+        "a page of instances in the middle": Step(lambda: reader.instances(rig.middle_page)),
+        "a page of nodes that are late": Step(lambda: reader.nodes(rig.late_page)),
+        "exclusions for an engine-doubtful name": Step(lambda: exclusions(core.state, rig.doubtful)),
+        "due to the root, nothing new": Step(lambda: rig.backlog.has_more(time.monotonic())),
+        "what the root has to hear, all changed": Step(rig.backlog.absorb, rig.backlog._hear_all),
+        "a portion for the root": Step(rig.tell_root, rig.change_for_root),
+        "a tick of the dispatcher, one command per node outstanding": Step(rig.dispatcher.tick),
+        "repeat for one node": Step(lambda: rig.dispatcher.repeat_for(rig.node.id)),
+        "a late node is heard": Step(rig.hear, lambda: core.state.doubt(rig.node.id, "late")),
+        "a lost node comes back": Step(rig.hear, rig.lose),
+        "a step of an update, one instance per node": Step(lambda: rig.jobs.advance(WIDE_JOB), rig.roll),
+        "status": Step(lambda: reader.status([], "cluster")),
+        "figures for metrics": Step(rig.gauge._count),
+        "a batch of telemetry": Step(lambda: rig.intake._take_telemetry(rig.telemetry)),
+        "a batch of inventories of 10": Step(lambda: rig.intake._take_others(rig.inventories)),
+        "views of a portion of nodes": Step(lambda: watch._deltas(core, reader, rig.some_nodes)),
+        "a write of 500 is answered": Step(core.writer._write_next, rig.change),
+        "a portion of follow-ups": Step(core._follow_portion, lambda: core._followed.extend(rig.some_keys[:PORTION])),
+        "a full garbage collection": Step(gc.collect),
+        "take over what is saved": Step(rig.take_over),
     }
 
 
-class _Taker:
-    """A broker that takes every command."""
-
-    def send(self, node: Node, effect: Effect) -> bool:
-        return True
-
-
 class Rig:
-    """A core that holds a layout, every node heard just now, the root told of everything; `close` it."""
+    """A core that holds a layout, every node heard just now, the root told of everything."""
 
-    def __init__(self, layout: Layout, folder: Path) -> None:
-        self._store = make_store(sqlite_url(folder))
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
         self._contents = replace(contents(layout), settings=(Setting(name="cluster_id", value="c" * 24, version=1),))
-        self.core = Core(self._store, Policy())
-        self.adopt()
-        state = self.core.state
-        self.node = state.nodes[layout.node_id(layout.nodes // 2 + 1)]
-        for live in state.live.values():
-            live.heartbeat_mono_s = time.monotonic()
-        self._listening_since_mono_s = time.monotonic() - 3600
-        self.reader = Reader(self.core)
-        self.reporter = self._reporter()
+        self.core = self.take_over()
+        self._build()
+        self._hear_all()
+        state, middle = self.core.state, layout.nodes // 2 + 1
+        self.node = state.nodes[layout.node_id(middle)]
         self.wide = [state.instances[InstanceKey(WIDE_JOB, node)] for node in range(layout.nodes)]
         self.dispatcher = self._dispatcher()
-        self.rolling = replace(state.jobs[WIDE_JOB], update=Update(old=self.wide[0].spec, phase=UpdatePhase.ROLLING))
-        token = str(layout.keys_on(layout.nodes // 2)[1])
+        token = str(layout.keys_on(middle - 1)[1])
         self.middle_page = manager_pb2.ListInstancesRequest(page_size=100, page_token=token)
+        self.late_page = manager_pb2.ListNodesRequest(states=[node_pb2.NODE_STATE_SUSPECT], page_size=100)
         waiting = state.instances[InstanceKey(WAITING_JOB, 0)]
         self.doubtful = replace(waiting, spec=replace(waiting.spec, name="a" * 70))
-        self._inventory = Residents(layout).inventory(layout.nodes // 2 + 1)
+        self.some_nodes = list(state.nodes)[: watch.CHUNK]
+        self.some_keys = list(state.instances)[:MAX_BATCH]
+        self._lay_messages()
 
-    def judge(self) -> None:
-        """As the tick does."""
-        state = self.core.state
-        pairs = [(node, state.live[node.id]) for node in state.nodes.values()]
-        now_mono_s = self._listening_since_mono_s + 3600
-        if judge(pairs, now_mono_s, self._listening_since_mono_s, LeaseRules(lease_s=3600)).verdicts:
-            raise RuntimeError("nodes that were heard just now were judged")
+    def _build(self) -> None:
+        core, taker = self.core, Taker()
+        self.broker = taker
+        core.dispatcher.commander = taker
+        self.reader, self.jobs, self.gauge = Reader(core), Jobs(core), Gauge(core)
+        self.collector = CoreCollector(core, self.gauge)
+        self.detector = Detector(core)
+        self.intake = Intake(core, taker, self.detector)
+        self.planning = Planning(core, Chooser(self._layout.node_id(1)))
+        self.backlog = self._backlog()
+        self.undo()
 
-    def retry_pending(self) -> None:
+    def _hear_all(self) -> None:
+        """All were heard just now, and nobody is due for an hour."""
+        core, now_s = self.core, time.monotonic()
+        core.leases.rules = LeaseRules(lease_s=_HOUR_S)
+        core.hearing.echoed(now_s)
+        for node_id in core.state.nodes:
+            core.hearing.heard(node_id, now_s)
+        while self.detector.sweep():
+            pass
+
+    def _lay_messages(self) -> None:
+        residents, now_s = Residents(self._layout), time.monotonic()
+        numbers = [number % self._layout.nodes for number in range(intake.BATCH)]
+        ids = [self._layout.node_id(number) for number in numbers]
+        self.telemetry = [Incoming(node_id, Channel.INFORMATION, PAYLOAD, now_s, 0, 0) for node_id in ids]
+        self.inventories = [
+            Incoming(node_id, Channel.RESOURCES, residents.inventory(number), now_s, 0, 0)
+            for number, node_id in zip(numbers, ids, strict=True)
+            if not self.core.state.nodes[node_id].registration.dialect.is_engine
+        ]
+
+    def undo(self) -> None:
+        """Whatever was changed since the last write is taken back."""
+        core, writer = self.core, self.core.writer
+        core.commit()
+        writer._revert(writer._backlog.refuse_all(UnavailableError("it was only a measurement")))
+        core.to_plan.clear()
+        core._followed.clear()
+
+    # What goes before a step
+
+    def look(self, node_ids: Iterable[str]) -> None:
+        """The leases of these nodes are due."""
+        for node_id in node_ids:
+            self.core.leases.look(node_id)
+
+    def give_up(self) -> None:
+        """As many nodes as hold a portion of instances are lost."""
+        count = INSTANCES_AT_ONCE // self._layout.per_node
+        self.detector._lost.clear()
+        for node_id in list(self.core.state.nodes)[:count]:
+            self.core.state.set_node_state(node_id, NodeState.DOWN, "lost", self.core.now_ms())
+            self.detector._lost.append(node_id)
+
+    def want(self) -> None:
+        """A batch of instances is to be planned."""
+        for number in range(BATCH):
+            self.core.want_plan(InstanceKey(WAITING_JOB, number))
+
+    def lose(self) -> None:
+        """A node was given up."""
+        self.core.state.set_node_state(self.node.id, NodeState.DOWN, "lost", self.core.now_ms())
+        self.detector._lost.append(self.node.id)
+        list(pieces(self.detector._lose_portion(), waits=True))
+
+    def roll(self) -> None:
+        """An update of the job that is everywhere has begun."""
+        state, old = self.core.state, self.wide[0].spec
+        update = Update(old=old, phase=UpdatePhase.ROLLING, batch_size=1)
+        state.put_job(replace(state.jobs[WIDE_JOB], spec=replace(old, image="demo/web:2.0"), update=update))
+
+    def change(self) -> None:
+        """As many instances as one write takes were changed."""
+        for key in self.some_keys:
+            event = DeployRequested(actor="operator", spec=self._layout.spec(key.job_id))
+            instance = self.core.state.apply(key, event, self.core.now_ms())
+            self.core.state.put(replace(instance, detail="changed"))
+        self.core.commit()
+
+    # Steps
+
+    def look_for_room(self) -> None:
         """As whenever something changes for the better."""
-        self.core.retry_pending()
-        if len(self.core.to_plan) != PENDING:
-            raise RuntimeError(f"{len(self.core.to_plan)} instances are to be planned")
-        self.core.to_plan.clear()
+        self.core.look_for_room()
+        if not self.planning._next_requests():
+            raise RuntimeError("nothing was looked for")
 
-    def comes_back(self) -> None:
-        """As the intake does at the first message of a node that was silent."""
-        state = self.core.state
-        silent = replace(state.nodes[self.node.id], state=NodeState.SUSPECT, events=())
-        state.put_node(silent)
-        came_ready(state, silent, now_ms())
-        self.dispatcher.repeat_for(self.node.id)
-        self.retry_pending()
-        state.take_dirty()
-        state.dirty_views.clear()
+    def acknowledge(self) -> None:
+        """As the lease loop does in one go."""
+        for node_id in list(self.core.state.leased)[: leases.AT_ONCE]:
+            leases._acknowledge(self.core, self.broker, node_id, _HOUR_S)
 
-    def inventory(self) -> None:
-        """As the intake does with one that holds no news."""
-        on_resources(self.core.state, self.node, parse_resources(self._inventory), now_ms())
-        if self.core.state.dirty:
-            raise RuntimeError("an inventory without news changed something")
+    def hear(self) -> None:
+        """As the intake does at the first message of a node that was missed."""
+        self.detector.heard(self.core.state.nodes[self.node.id])
+        self.core.commit()
 
-    def adopt(self) -> None:
-        """As at the start, and after each failure of the store."""
+    def take_over(self) -> Core:
+        """As at the start."""
+        core = Core(Held(self._contents), Policy(), runner=Inline())
         with capture_logs():
-            self.core.adopt(self._contents)
-        self.core.to_plan.clear()
+            driven(core.open())
+        return core
 
-    def close(self) -> None:
-        """Give the store back."""
-        self._store.close()
+    def change_for_root(self) -> None:
+        """The root was told nothing of the instances of a few nodes."""
+        for key in self.some_keys:
+            self.backlog.ledger.drop(key)
+            self.backlog.ledger._changed[key] = None
 
-    def _reporter(self) -> Reporter:
+    def tell_root(self) -> None:
+        """As for one report."""
+        portion = self.backlog.next_portion(time.monotonic(), MAX_INSTANCES)
+        if not portion.told or not self.backlog.jobs(portion):
+            raise RuntimeError("nothing was told")
+
+    def _backlog(self) -> Backlog:
         roots = Roots(self.core)
         with capture_logs():
             roots.stand(state=LinkState.ATTACHED, era=Era.R3, cluster_id="c" * 24)
-        reporter = Reporter(self.core, roots, _REFRESH_S)
-        reporter.ledger.acknowledge(self.core.state.instances.values(), time.monotonic() + 3600)
-        return reporter
+        backlog = Backlog(self.core, roots, _REFRESH_S)
+        driven(backlog.absorb())
+        saved = self.core.saved_records.instances
+        for instance in saved.values():
+            backlog.ledger.acknowledge(instance, saved, time.monotonic() + _HOUR_S)
+        return backlog
 
     def _dispatcher(self) -> Dispatcher:
         """One whose clock stands still, so that nothing falls due."""
-        dispatcher = Dispatcher(self.core.find_node, clock=lambda: 0.0)
-        dispatcher.commander = _Taker()
+        dispatcher = Dispatcher(self.core.find_node, self.core.state.is_ready, clock=lambda: 0.0)
+        dispatcher.commander = self.broker
         for instance in self.wide:
             dispatcher.consider(_scheduled(instance))
         return dispatcher

@@ -1,7 +1,8 @@
 """Everything comes back at once: all nodes of a large cluster are silent for 13 s, and then all of them speak again.
 
-Real broker (mosquitto), manager (SQLite) and scheduler; the nodes are a crowd. Three scenarios: all are back; 29 % are
-really gone; all are back while a job that is on every node is rolled over to a new image.
+Real broker (mosquitto), manager (SQLite) and scheduler; the nodes are a crowd. Scenarios: all are `back`; 29 % are
+really `gone`; all are back while a job that is on every node is rolled over to a new image (`rolling`); or 29 % are
+`lost` while the others are heard all the time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from bench.big_plane import BigPlane, OwnGaps, big_plane, dropped, filled_store, running, since, until
+from bench.big_plane import BigPlane, OwnGaps, Sight, big_plane, dropped, filled_store, running, since, until
 from bench.crowd import Command, Crowd
 from bench.figures import Figure
 from bench.loop_probe import LoopProbe, probing
@@ -26,6 +27,7 @@ from testbed.full_store import GENERATION, WIDE_JOB, Layout
 
 SIZES: Final = (1_000, 10_000)
 LIMIT_READY_S: Final = 10.0
+LIMIT_REPLACED_S: Final = 240.0
 LIMIT_GAP_MS: Final = 250.0
 LIMIT_RSS_MB: Final = 1024.0
 SILENCE_S: Final = 13.0
@@ -34,10 +36,11 @@ _ROLLING_SHARE: Final = 0.05
 _STEADY_S: Final = 10.0
 _SETTLE_S: Final = 15.0
 _WATCH_S: Final = 60.0
-_REPLACE_S: Final = 240.0
+_REPLACE_S: Final = 300.0
 _REPLACE_PAUSE_S: Final = 5.0
 _START_S: Final = 60.0
-_SCENARIOS: Final = ("back", "gone", "rolling")
+_SCENARIOS: Final = ("back", "gone", "rolling", "lost")
+_BURIED: Final = ("gone", "lost")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,7 @@ def _figures(what: str, storm: dict[str, Any]) -> list[Figure]:
     return [
         Figure(name=f"{what} READY again after", value=storm["ready_s"], unit="s", limit=LIMIT_READY_S),
         Figure(name=f"{what} still not READY", value=storm["unready"], unit="nodes", limit=0),
+        Figure(name=f"{what} all is placed anew after", value=storm["replaced_s"], unit="s", limit=LIMIT_REPLACED_S),
         Figure(name=f"{what} largest gap of the loop", value=gap_ms, unit="ms", limit=LIMIT_GAP_MS),
         *(Figure(name=f"{what} by its own account", value=ms, unit="ms", limit=LIMIT_GAP_MS) for ms in own_ms),
         Figure(name=f"{what} of it the machine's", value=storm["storm"]["gaps"]["machine_ms"], unit="ms"),
@@ -109,7 +113,7 @@ class _Storm:
         self._layout = layout
         self._name = name
         self._times = times
-        self._gone = round(layout.nodes * GONE_SHARE) if name == "gone" else 0
+        self._gone = round(layout.nodes * GONE_SHARE) if name in _BURIED else 0
         self._living = layout.nodes - self._gone
 
     def run(self, filled: Path, settings: Mapping[str, str]) -> dict[str, Any]:
@@ -132,16 +136,19 @@ class _Storm:
         if self._name == "rolling":
             self._roll(plane)
         before = plane.sight()
-        crowd.silence()
         phase = _Phase(plane, crowd, probe)
-        time.sleep(times.silence_s)
+        if self._name != "lost":
+            crowd.silence()
+            time.sleep(times.silence_s)
         silence = phase.end()
         phase = _Phase(plane, crowd, probe)
         with OwnGaps(plane) as own_gaps:
             spoke_s = crowd.speak(self._gone)
             are_back = until(lambda: self._are_back(plane), times.watch_s)
             ready_s = time.monotonic() - spoke_s
-            is_replaced = are_back and until(lambda: self._is_replaced(plane), times.replace_s, _REPLACE_PAUSE_S)
+            is_replaced = are_back and until(
+                lambda: self._is_replaced(plane, before), times.replace_s, _REPLACE_PAUSE_S
+            )
             replaced_s = time.monotonic() - spoke_s
             time.sleep(times.settle_s)
         storm = phase.end()
@@ -169,12 +176,17 @@ class _Storm:
         name = plane.first_unready()
         return name == "" or name >= self._layout.node_name(self._living)
 
-    def _is_replaced(self, plane: BigPlane) -> bool:
-        """Those that are gone are DOWN, and all of their instances run elsewhere."""
+    def _is_replaced(self, plane: BigPlane, before: Sight) -> bool:
+        """Those that are gone are DOWN, and all of their instances were sent elsewhere and run there."""
         if not self._gone:
             return True
         seen = plane.sight()
-        return seen.nodes.get("DOWN") == self._gone and seen.instances.get("RUNNING") == self._layout.instances
+        sent = since(before, seen).get("commands_deploy", 0)
+        return (
+            sent >= self._gone * self._layout.per_node
+            and seen.nodes.get("DOWN") == self._gone
+            and seen.instances.get("RUNNING") == self._layout.instances
+        )
 
     def _roll(self, plane: BigPlane) -> None:
         spec = replace(self._layout.spec(WIDE_JOB), image="registry.example/demo/web:2.0")

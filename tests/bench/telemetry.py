@@ -40,7 +40,7 @@ def run(*, nodes: int = 1000, flood: int = 100_000, seconds: float = 3.0, publis
             steps.append(_offer(made, node_ids, flooded["per_s"] * share, seconds, publishers))
             if not steps[-1]["lost"] and not steps[-1]["late"]:
                 break
-        dropped = made.http.get("/api/cluster/status")["counters"].get("mqtt_telemetry_dropped", 0)
+        counters = made.http.get("/api/cluster/status")["counters"]
     last = steps[-1]
     is_lossless = not last["lost"] and not last["late"]
     return {
@@ -49,7 +49,8 @@ def run(*, nodes: int = 1000, flood: int = 100_000, seconds: float = 3.0, publis
         "bare_lost": bare["lost"],
         "flooded_per_s": flooded["per_s"],
         "flooded_lost": flooded["lost"],
-        "dropped": dropped,
+        "superseded": counters.get("mqtt_telemetry_superseded", 0),
+        "dropped": counters.get("mqtt_dropped", 0),
         "without_loss_per_s": last["per_s"] if is_lossless else 0.0,
         "share_of_bare": round(last["per_s"] / bare["per_s"], 3) if is_lossless else 0.0,
         "cpu_us_per_message": cpu_us,
@@ -76,6 +77,7 @@ def figures(result: dict[str, Any]) -> list[Figure]:
             limit=round(LIMIT_SHARE, 3),
             is_floor=True,
         ),
+        Figure(name="telemetry: superseded before it was handled", value=result["superseded"], unit="msg"),
         Figure(name="telemetry: dropped by the manager", value=result["dropped"], unit="msg", limit=0),
         *(
             Figure(name=f"cpu per message: {name}", value=us, unit="us")
@@ -136,7 +138,9 @@ def _offer(made: Cluster, node_ids: list[str], per_s: float, seconds: float, pub
 
 
 def _counted(made: Cluster) -> int:
-    return int(made.http.get("/api/cluster/status")["counters"].get("mqtt_telemetry", 0))
+    """What was handled, and what a newer message of the same node made needless before."""
+    counters = made.http.get("/api/cluster/status")["counters"]
+    return int(counters.get("mqtt_telemetry", 0)) + int(counters.get("mqtt_telemetry_superseded", 0))
 
 
 def _port(made: Cluster) -> int:

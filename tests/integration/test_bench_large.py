@@ -31,6 +31,7 @@ from testbed.waiting import wait_until
 NODES = 10
 QUIET_S = TELEMETRY_S * 1.25
 BUSY = -1.0
+STEPS = 27
 BRIEF = storm.Times(steady_s=0.5, silence_s=4.5, watch_s=60.0, replace_s=0.0, settle_s=1.0)
 HASTY = {"LEASE_S": "3", "GRACE_S": "60"}  # longer than the crowd's telemetry takes, shorter than its silence
 
@@ -85,8 +86,8 @@ def test_full_memory_part() -> None:
 def test_loop_part() -> None:
     """Every step has its time at both sizes and its growth."""
     result = loop.run(sizes=(NODES, 2 * NODES))
-    assert {len(steps) for steps in (*result["us"].values(), result["growth"])} == {17}
-    assert len(own_figures.figures_of("loop", result)) == 2 * 17
+    assert {len(steps) for steps in (*result["us"].values(), result["growth"])} == {STEPS}
+    assert len(own_figures.figures_of("loop", result)) == 2 * STEPS
 
 
 @pytest.mark.real("mosquitto")

@@ -4,7 +4,7 @@ Through deploys that would take minutes. `Layout` says where everything is: whoe
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -13,7 +13,20 @@ import orjson
 
 from cluster.jobs import JobSpec, OnDisconnect, Resources
 from cluster.nodes import Dialect, Registration
-from manager.domain.model import Event, Instance, InstanceKey, InstanceState, Job, Node, NodeState, Placement, Record
+from manager.domain.model import (
+    KEPT_EVENTS,
+    MAX_EVENTS,
+    Event,
+    Instance,
+    InstanceKey,
+    InstanceState,
+    Job,
+    Logged,
+    Node,
+    NodeState,
+    Placement,
+    Record,
+)
 from manager.ports import Contents
 from manager.store.factory import open_store
 from testbed.records import change
@@ -39,8 +52,9 @@ _AGAIN: Final = 4  # from here on a life repeats itself
 class Layout:
     """Each node holds one instance of the job that is everywhere, and `per_node` - 1 of jobs of `job_size` instances.
 
-    `events` is the length of each instance's history. `pending` instances more wait for a node. Every `engine_every`th
-    node is an engine of the older kind, every `stop_after_every`th job has that `on_disconnect` (0: none).
+    `events` is how much ever happened to each instance; of that the log keeps the newest. `pending` instances more wait
+    for a node. Every `engine_every`th node is an engine of the older kind, every `stop_after_every`th job has that
+    `on_disconnect` (0: none).
     """
 
     nodes: int
@@ -96,15 +110,16 @@ def fill(url: str, layout: Layout) -> None:
     """Write everything into an empty store."""
     records = all_records(layout)
     with contextlib.closing(open_store(url)) as store:
-        while batch := [change(record) for record in islice(records, _BATCH)]:
-            if conflicts := store.write(batch):
+        while batch := list(islice(records, _BATCH)):
+            logged = [item for record in batch for item in history(layout, record)]
+            if conflicts := store.write([change(record) for record in batch], logged):
                 raise RuntimeError(f"the store was not empty: it holds {conflicts[0].id}")
 
 
 def load(url: str) -> Contents:
     """What a store holds when its manager has ended."""
     with contextlib.closing(open_store(url)) as store:
-        return store.load()
+        return store.load(BORN_MS)
 
 
 def contents(layout: Layout) -> Contents:
@@ -131,6 +146,19 @@ def all_records(layout: Layout) -> Iterator[Record]:
         yield _waiting(InstanceKey(WAITING_JOB, number), specs[WAITING_JOB])
 
 
+def history(layout: Layout, record: Record) -> Sequence[Logged]:
+    """What the log holds of a record."""
+    match record:
+        case Node():
+            return [Logged(subject=f"node:{record.id}", number=1, event=record.events[0])]
+        case Instance() if record.current is not None:
+            node, positions = int(record.current.node_id, 16), range(layout.events)[-KEPT_EVENTS:]
+            events = ((at + 1, _event(layout, node, record.key, at)) for at in positions)
+            return [Logged(subject=f"instance:{record.key}", number=number, event=event) for number, event in events]
+        case _:
+            return []
+
+
 def _node(layout: Layout, node: int) -> Node:
     is_engine = layout.engine_every and node % layout.engine_every == 0
     registration = Registration(
@@ -152,6 +180,7 @@ def _node(layout: Layout, node: int) -> Node:
         has_reported=True,
         version=1,
         events=(event,),
+        event_count=1,
     )
 
 
@@ -162,7 +191,7 @@ def _new_job(layout: Layout, job_id: str, specs: dict[str, JobSpec]) -> Iterable
 
 
 def _running(layout: Layout, node: int, key: InstanceKey, spec: JobSpec) -> Instance:
-    events = tuple(_event(layout, node, key, position) for position in range(layout.events))
+    events = tuple(_event(layout, node, key, position) for position in range(layout.events)[-MAX_EVENTS:])
     current = Placement(
         node_id=layout.node_id(node),
         generation=GENERATION,
@@ -183,6 +212,7 @@ def _running(layout: Layout, node: int, key: InstanceKey, spec: JobSpec) -> Inst
         updated_at_ms=BORN_MS + layout.events,
         version=1,
         events=events,
+        event_count=layout.events,
     )
 
 
