@@ -27,6 +27,7 @@ FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
 AFTER_REJECTIONS_S: Final = 1.0
 LOOK_AGAIN_S: Final = 1.0
+LAST_LOOK_S: Final = 8.0
 
 
 class Planning:
@@ -86,14 +87,17 @@ class Planning:
         wanted = [core.state.instances[key] for key in keys if key in core.state.instances]
         return [self._request(item) for item in wanted if self._is_wanted(item)]
 
-    def _look_again_soon(self) -> None:
-        """Of what changed just now the scheduler may hear after it was asked."""
-        if self._second_look is None:
-            self._second_look = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_again)
+    def _look_again_soon(self, pause_s: float = LOOK_AGAIN_S) -> None:
+        """Of what changed just now the scheduler may hear after it was asked, or late: its view may be an old one."""
+        if self._second_look is not None:
+            self._second_look.cancel()
+        self._second_look = asyncio.get_running_loop().call_later(pause_s, self._look_again, pause_s)
 
-    def _look_again(self) -> None:
+    def _look_again(self, pause_s: float) -> None:
         self._second_look, self._is_second_look = None, True
         self._core.plan_wanted.set()
+        if pause_s < LAST_LOOK_S:
+            self._look_again_soon(pause_s * 2)
 
     def _scouts(self) -> list[InstanceKey]:
         """Of each class the first that nothing of its own keeps from any node, and those before it."""

@@ -230,6 +230,9 @@ class Leases:
             sweep.has_more = True
             return sweep
         if not decides:
+            for node_id in self._candidates:
+                self._arm(node_id, now_s + LOOK_AGAIN_S)
+            self._candidates.clear()
             return sweep
         self._decide(registry, self._take_candidates(), now_s, sweep)
         sweep.has_more = bool(self._candidates)
