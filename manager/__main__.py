@@ -75,7 +75,7 @@ def _statuses(core: Core, bridge: Bridge, planner: Planner, roots: Roots) -> lis
 
 
 def _build(settings: ManagerSettings, core: Core, scheduler: grpc.aio.Channel) -> Parts:
-    planner = Planner(scheduler)
+    planner = Planner(scheduler, lambda: core.room_sequence)
     jobs, detector = Jobs(core), Detector(core)
     reconciler = Reconciler(core, detector, jobs)
     client_id = settings.mqtt_client_id or f"manager-{core.cluster_id}"
