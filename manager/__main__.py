@@ -34,6 +34,7 @@ from manager.reconciler import Reconciler
 from manager.root.figures import show
 from manager.root.link import RootLink
 from manager.root.network import NetworkPlugin
+from manager.root.relay import Relay
 from manager.root.settings import RootSettings
 from manager.roots import ROOT, Roots
 from manager.rpc.servicer import SERVICE, ManagerServicer, add
@@ -60,6 +61,7 @@ class Parts:
     gauge: Gauge
     servicer: ManagerServicer
     link: RootLink
+    relay: Relay | None
     network: NetworkPlugin | None
     images: Images
 
@@ -110,9 +112,19 @@ def _build(settings: ManagerSettings, core: Core, scheduler: grpc.aio.Channel) -
         gauge=Gauge(core),
         servicer=servicer,
         link=RootLink(core, roots, RootSettings),
+        relay=_relay(settings.bind, core),
         network=network,
         images=commander.images,
     )
+
+
+def _relay(bind: str, core: Core) -> Relay | None:
+    """For the calls of a root, where there is one and the gateway has another address than this process."""
+    root = RootSettings()
+    if root.is_stand_alone or root.root_callback_relay is None:
+        return None
+    warn_if_exposed(bind, ["the gateway's HTTP, to the root"])
+    return Relay(bind, root.gateway_port, root.root_callback_relay, core.counters)
 
 
 async def _keep_health(parts: Parts, healths: health_aio.HealthServicer) -> None:
@@ -169,6 +181,8 @@ async def _serve(settings: ManagerSettings, parts: Parts, writing: asyncio.Task[
         tasks.create_task(_keep_health(parts, healths), name="health")
         tasks.create_task(_keep_checking(parts.planner), name="planner-check")
         tasks.create_task(parts.link.run(), name="root")
+        if parts.relay is not None:
+            tasks.create_task(parts.relay.run(), name="root-relay")
         if parts.network is not None:
             tasks.create_task(parts.network.run(), name="network-plugin")
         LOG.info("listening", address=address, store=settings.store_url.split("@")[-1])
