@@ -42,9 +42,12 @@ class _Snapshot:
 class NodeView:
     """Applies snapshots as a whole and deltas one by one; goes on with its last view while the stream is broken."""
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, ledger: Ledger, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None
+    ) -> None:
         self._ledger = ledger
         self._clock = clock
+        self._rng = rng or random.Random()
         self._snapshot: _Snapshot | None = None
         self._broken_since_s = 0.0
         self._is_current = False
@@ -110,7 +113,7 @@ class NodeView:
             if not is_logged:
                 LOG.warning("node stream broken", why=why)
                 is_logged = True
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+            await asyncio.sleep(delay_s * self._rng.uniform(0.5, 1.0))
             delay_s = min(delay_s * 2, _LAST_DELAY_S)
 
     async def _follow(self, manager: manager_pb2_grpc.ManagerServiceAsyncStub) -> None:
