@@ -15,6 +15,7 @@ from typing import Final
 import orjson
 
 from cluster.errors import ClusterError
+from cluster.nodes import Dialect
 from cluster.payloads import parse_information, parse_object, parse_resources, parse_state
 from cluster.process import LOG
 from cluster.topics import Channel
@@ -105,6 +106,8 @@ class Intake:
         if node.registration.dialect.is_engine:
             engines.on_telemetry(state, node, source, self._core.now_ms(), message.mono_s)
             node = state.nodes[node.id]
+        elif node.registration.dialect is Dialect.SEED:
+            self._detector.heard_after_outage(node)
         if node.topic_id != message.topic_id:
             state.put_node(replace(node, topic_id=message.topic_id))
         self._see_alive(node.id, message)
@@ -195,7 +198,10 @@ class Intake:
                 self._stumble(message, error)
         touched |= {effect.key for effect in self._to_send}
         is_saved = bool(touched or self._core.state.dirty)
-        saved = self._core.commit(awaited=touched) if is_saved or self._core.has_changes else None
+        if not (is_saved or self._core.has_changes):
+            return None, self._to_send
+        # Nothing else is heard of until it is saved, so it does not queue behind what is lost or placed anew meanwhile.
+        saved = self._core.commit(awaited=touched, is_urgent=True)
         return saved if is_saved else None, self._to_send
 
     def _last_sequences(self, messages: list[Incoming]) -> list[tuple[NodeLive, int]]:
