@@ -28,9 +28,15 @@ def boot_ms() -> int:
 class SteadyClock:
     """Counts on from the time at which it was made."""
 
-    def __init__(self, wall: Callable[[], int] = wall_ms, boot: Callable[[], int] = boot_ms) -> None:
+    def __init__(
+        self,
+        wall: Callable[[], int] = wall_ms,
+        boot: Callable[[], int] = boot_ms,
+        mono: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._wall = wall
         self._boot = boot
+        self._mono = mono
         self._anchor_ms = wall() - boot()
         self._told_ms = 0
 
@@ -40,7 +46,7 @@ class SteadyClock:
 
     def mono_s(self) -> float:
         """Seconds of the clock by which silence is measured; the thread that receives messages reads the same one."""
-        return time.monotonic()
+        return self._mono()
 
     def start_after(self, newest_ms: int) -> int:
         """Go on from a time that was already seen; answers by how much the machine's clock is behind it, 0 if not."""

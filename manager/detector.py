@@ -13,7 +13,7 @@ from cluster.process import LOG
 from manager.core import Core
 from manager.domain.leases import Sweep, Verdict
 from manager.domain.model import Node, NodeState
-from manager.domain.observation import came_ready
+from manager.domain.observation import came_ready, untold
 from manager.domain.reconciliation import lose_node
 
 TOLD_ONE_BY_ONE: Final = 10
@@ -28,6 +28,7 @@ class Detector:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._lost: deque[str] = deque()
+        self._back: list[str] = []
         self._has_lost = asyncio.Event()
         self._held = 0
         self._given_up = 0
@@ -40,8 +41,10 @@ class Detector:
         for verdict in sweep.verdicts:
             if verdict.state is NodeState.DOWN:
                 self._call_down(verdict)
-        for node_id in sweep.back:
-            self.heard(core.state.nodes[node_id])
+        for node_id in dict.fromkeys((*self._back, *sweep.back)):
+            if node_id in core.state.nodes:
+                self.heard(core.state.nodes[node_id])
+        self._back.clear()
         self._give_up(sweep)
         if not sweep.has_more:
             self._tell_holds()
@@ -56,10 +59,20 @@ class Detector:
                 core.commit()
             await asyncio.sleep(0)
 
+    def watch(self) -> None:
+        """While nothing can be saved: notice who is late, and who is back, and decide nothing."""
+        core = self._core
+        sweep = core.leases.sweep(core.state, decides=False)
+        self._doubt(sweep.verdicts)
+        for node_id in sweep.back:
+            core.state.trust(node_id)
+        self._back += sweep.back
+
     def heard(self, node: Node) -> None:
         """A node that was not READY is heard; the caller commits."""
         core = self._core
         was_saved_ready = node.state is NodeState.READY
+        core.state.live[node.id].back_mono_s = core.clock.mono_s()
         core.state.trust(node.id)
         core.leases.watch(node.id)
         if not was_saved_ready or node.registration.dialect is Dialect.SEED:
@@ -67,6 +80,16 @@ class Detector:
                 core.dispatcher.send_once(effect)
         core.dispatcher.repeat_for(node.id)
         core.state.has_freed = True
+
+    def heard_after_outage(self, node: Node) -> None:
+        """A node that tells nothing of what it holds may have missed a command while nobody could be heard."""
+        core = self._core
+        live, back_s = core.state.live[node.id], core.hearing.back_s((node.id, *node.aliases))
+        if back_s is None or back_s <= live.told_mono_s:
+            return
+        live.told_mono_s = back_s
+        for effect in untold(core.state, node):
+            core.dispatcher.send_once(effect)
 
     def confirm_lost(self, references: list[str]) -> list[Node]:
         """An operator gives nodes up, all that are missed where none is named; answers them.

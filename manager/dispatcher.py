@@ -35,12 +35,16 @@ class Commander(Protocol):
 
 @dataclass
 class Outstanding:
-    """A command that its node has not confirmed. `due_mono_s` infinite: it waits for its node to be READY."""
+    """A command that its node has not confirmed. `due_mono_s` infinite: it waits for its node to be READY.
+
+    `first_mono_s` is when it was sent first, `sent_mono_s` when last.
+    """
 
     effect: Effect
     attempts: int = 0
     due_mono_s: float = -math.inf
     sent_mono_s: float = -math.inf
+    first_mono_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,11 @@ class Dispatcher:
                 self._try(identity)
         return True
 
+    def first_sent_s(self, identity: Identity) -> float | None:
+        """When an outstanding command was sent first; None where it was not yet."""
+        item = self._outstanding.get(identity)
+        return item.first_mono_s if item else None
+
     def repeat_for(self, node_id: str, sent_before_s: float = math.inf) -> None:
         """A node is heard again after a gap: whatever it was told before may have been lost."""
         for identity in self._by_node.get(node_id, ()):
@@ -174,6 +183,7 @@ class Dispatcher:
             self._postpone(identity, item, self._pause_s(node, item))
             if identity not in self.broken:
                 item.sent_mono_s = self._clock()
+                item.first_mono_s = item.first_mono_s or item.sent_mono_s
                 self.on_sent(node, item.effect)
 
     # Nodes that carry out one delete after the other

@@ -6,7 +6,6 @@ Uncordoning the node takes the drain back.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
@@ -50,11 +49,12 @@ class Drain:
         state.set_cordoned(self._node.id, True, "operator", self._core.now_ms())
         await self._core.saved()
         total = len(state.on_node[self._node.id])
-        end_s = time.monotonic() + self._deadline_s + self._own_time_s(total)
+        mono_s = self._core.clock.mono_s
+        end_s = mono_s() + self._deadline_s + self._own_time_s(total)
         told, told_s = None, 0.0
         while True:
             left = tuple(state.on_node[self._node.id])
-            now_s = time.monotonic()
+            now_s = mono_s()
             node = state.nodes.get(self._node.id)
             is_taken_back = node is not None and not node.is_cordoned
             if not left or is_taken_back or now_s > end_s:

@@ -14,7 +14,7 @@ from manager.detector import Detector
 from manager.dispatcher import Identity
 from manager.domain.effects import Effect, Verb, effects_of
 from manager.domain.events import Observed, Seen
-from manager.domain.model import InstanceKey, Node
+from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeState, Placement
 from manager.domain.reconciliation import Rung, lose_removed_nodes, restore_lost_jobs, ring
 from manager.domain.waiting import is_waiting
 from manager.jobs import Jobs
@@ -24,6 +24,7 @@ TICK_S: Final = 0.25
 ALARMS_AT_ONCE: Final = 200
 LOOK_PERIOD_S: Final = 30.0
 HEARD_PERIOD_S: Final = 30.0
+UNANSWERED: Final = frozenset({InstanceState.SCHEDULED, InstanceState.STARTING, InstanceState.UNKNOWN})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class Reconciler:
             await asyncio.sleep(TICK_S)
             self._say_step()
             if self._core.writer.failure:
+                self._guarded(self._detector.watch)
                 continue
             await self._judge()
             for part in (
@@ -97,12 +99,17 @@ class Reconciler:
         return has_more and not self._core.writer.failure
 
     def _look_now_and_then(self) -> None:
-        """Should a change for the better have escaped us; and remember that there was a broker to hear through."""
+        """Should a change for the better have escaped us; and remember up to when everybody could be heard.
+
+        Not while nodes may still be on their way: the next manager would not know how long they may take.
+        """
         now_s = self._core.clock.mono_s()
         if now_s - self._look_at_s >= LOOK_PERIOD_S:
             self._look_at_s = now_s
             self._core.look_for_room()
-        if now_s - self._heard_at_s >= HEARD_PERIOD_S and self._core.hearing.is_listening(now_s):
+        if now_s - self._heard_at_s < HEARD_PERIOD_S or not self._core.hearing.is_listening(now_s):
+            return
+        if self._core.leases.is_settled or HEARD_UNTIL not in self._core.settings:
             self._heard_at_s = now_s
             self._core.put_setting(HEARD_UNTIL, str(self._core.now_ms()))
 
@@ -123,7 +130,8 @@ class Reconciler:
     def _ring(self, key: InstanceKey) -> None:
         rung = Rung.NOTHING
         try:
-            rung = ring(self._core.state, key, self._core.now_ms(), may_purge=self._core.may_purge(key))
+            if not self._is_on_its_way(self._core.state.instances[key]):
+                rung = ring(self._core.state, key, self._core.now_ms(), may_purge=self._core.may_purge(key))
         except Exception:  # noqa: BLE001 - what is wrong with one instance must not hold up the others
             self._core.counters["ticks_failed"] += 1
             LOG.exception("an alarm failed", instance=str(key))
@@ -131,6 +139,40 @@ class Reconciler:
             self._core.want_plan(key)
         if rung is Rung.NOTHING or is_waiting(self._core.state.instances.get(key)):
             self._core.rearm(key)  # a refusal that repeats is no change, and would set no alarm for the next fence
+
+    def _is_on_its_way(self, instance: Instance) -> bool:
+        """Whether the answer that is late may yet come: its node was just told, is not heard, or is just back."""
+        at_ms = self._core.now_ms()
+        late = [item for _, item in instance.placements() if item.deadline_ms is not None and item.deadline_ms <= at_ms]
+        return any(
+            self._is_just_told(instance.key, item) or self._is_just_back(item.node_id)
+            for item in late
+            if self._is_judged(item)
+        )
+
+    def _is_just_told(self, key: InstanceKey, placement: Placement) -> bool:
+        """A slow store, or a broker that is away, holds the command up after the decision."""
+        if placement.state is not InstanceState.SCHEDULED:
+            return False
+        sent_s = self._core.dispatcher.first_sent_s((Verb.DEPLOY, key, placement.generation))
+        return sent_s is None or self._is_recent(sent_s, placement.node_id)
+
+    def _is_judged(self, placement: Placement) -> bool:
+        """What is on a node that is DOWN is not waited for: it stops by itself (`stop_after`)."""
+        node = self._core.state.nodes.get(placement.node_id)
+        return node is not None and node.state is not NodeState.DOWN and placement.state in UNANSWERED
+
+    def _is_just_back(self, node_id: str) -> bool:
+        core, node = self._core, self._core.state.nodes[node_id]
+        back_s = core.hearing.back_s((node.id, *node.aliases))
+        if back_s is None or not core.hearing.is_listening(core.clock.mono_s()) or not core.state.is_ready(node.id):
+            return True
+        return self._is_recent(max(back_s, core.state.live[node.id].back_mono_s), node.id)
+
+    def _is_recent(self, at_s: float, node_id: str) -> bool:
+        """Whether a node has not yet had the time for an answer since then."""
+        deadline_ms = self._core.state.first_deadline_ms(node_id, 0) or 0
+        return self._core.clock.mono_s() - at_s < deadline_ms / 1000
 
     # Nodes that never report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from scheduler.convert import node_facts
 from scheduler.ledger import Ledger
 
 BROKEN_AFTER_S: Final = 5.0
+REACH_S: Final = 1.0
 _FIRST_DELAY_S: Final = 0.1
 _LAST_DELAY_S: Final = 2.0
 
@@ -40,13 +42,18 @@ class _Snapshot:
 class NodeView:
     """Applies snapshots as a whole and deltas one by one; goes on with its last view while the stream is broken."""
 
-    def __init__(self, ledger: Ledger, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, ledger: Ledger, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None
+    ) -> None:
         self._ledger = ledger
         self._clock = clock
+        self._rng = rng or random.Random()
         self._snapshot: _Snapshot | None = None
         self._broken_since_s = 0.0
         self._is_current = False
+        self._advanced = asyncio.Event()
         self.has_snapshot = False
+        self.sequence = 0
 
     @property
     def is_ready(self) -> bool:
@@ -69,6 +76,9 @@ class NodeView:
             self._snapshot.take(response)
             if response.is_snapshot_end:
                 self._complete(self._snapshot)
+        if response.view_sequence:
+            self.sequence = response.view_sequence
+            self._advanced.set()
         metrics.NODES.set(len(self._ledger.columns))
         metrics.ASSUMPTIONS.set(self._ledger.open_count)
 
@@ -78,6 +88,15 @@ class NodeView:
         if self._is_current:
             self._is_current = False
             self._broken_since_s = self._clock()
+            self._advanced.set()
+
+    async def reach(self, sequence: int) -> None:
+        """Wait until a change of nodes has arrived, REACH_S at most; not while the stream is broken."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REACH_S):
+                while self._is_current and self.sequence < sequence:
+                    self._advanced.clear()
+                    await self._advanced.wait()
 
     async def run(self, manager: manager_pb2_grpc.ManagerServiceAsyncStub) -> None:
         """Follow the manager for ever, reconnecting with back-off and jitter."""
@@ -94,7 +113,7 @@ class NodeView:
             if not is_logged:
                 LOG.warning("node stream broken", why=why)
                 is_logged = True
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
+            await asyncio.sleep(delay_s * self._rng.uniform(0.5, 1.0))
             delay_s = min(delay_s * 2, _LAST_DELAY_S)
 
     async def _follow(self, manager: manager_pb2_grpc.ManagerServiceAsyncStub) -> None:

@@ -4,9 +4,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 declare -A package_of=(
-  [dockerd]=docker.io [runc]=runc [busybox]=busybox-static [iptables]=iptables [qemu-system-x86_64]=qemu-system-x86
-  [gcc]="gcc libc6-dev" [mosquitto]=mosquitto [mosquitto_pub]=mosquitto-clients [docker-compose]=docker-compose [ip]=iproute2
-  [strace]=strace [javac]=openjdk-17-jdk-headless [mvn]=maven
+  [dockerd]=docker.io [containerd]=containerd [runc]=runc [docker-compose]=docker-compose [busybox]=busybox-static
+  [iptables]=iptables [ip]=iproute2 [nsenter]=util-linux [mount]=mount [umount]=mount [mkfs.ext4]=e2fsprogs
+  [qemu-system-x86_64]=qemu-system-x86 [gcc]="gcc libc6-dev" [as]=binutils [ld]=binutils [strace]=strace
+  [mosquitto]=mosquitto [mosquitto_pub]=mosquitto-clients [mvn]=maven
+  [java]=openjdk-17-jdk-headless [javac]=openjdk-17-jdk-headless [jlink]=openjdk-17-jdk-headless
 )
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin DEBIAN_FRONTEND=noninteractive
 

@@ -9,10 +9,8 @@ import pytest
 from testbed.docker_engine import DockerEngine, docker_engine
 from testbed.mongo_server import MongoServer, mongo_server
 from testbed.mosquitto import Mosquitto, mosquitto
-from testbed.requirement import real_parts_are_required, require
+from testbed.requirement import fail_if_skipped, require
 from testbed.unikernel import build
-
-REAL_FIXTURES = {"mosquitto", "docker_engine", "mongo_server", "unikernel_image"}
 
 
 def pytest_configure() -> None:
@@ -28,18 +26,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where real parts are required, a skipped test that needs one has failed, whatever it skipped for."""
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where real parts are required, a skipped test has failed."""
     report = yield
-    if report.skipped and real_parts_are_required() and not hasattr(report, "wasxfail") and _needs_real_part(item):
-        report.outcome = "failed"
-        report.longrepr = f"real parts are required, yet this was skipped: {report.longrepr}"
+    fail_if_skipped(report)
     return report
 
 
-def _needs_real_part(item: pytest.Item) -> bool:
-    fixtures = getattr(item, "fixturenames", ())
-    return item.get_closest_marker("real") is not None or not REAL_FIXTURES.isdisjoint(fixtures)
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Where real parts are required, a module that skips itself as a whole has failed."""
+    report = yield
+    fail_if_skipped(report)
+    return report
 
 
 @pytest.fixture(name="mosquitto")

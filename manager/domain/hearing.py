@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 GAP_S: Final = 2.5
@@ -40,6 +41,8 @@ class Hearing:
     def __init__(self, begin_s: float, deaf_s: float = 0.0) -> None:
         self.origin_s = begin_s - deaf_s
         self._heard: dict[str, float] = {}
+        self._back: dict[str, float] = {}
+        self._ended_s = begin_s
         self._as_of_s = self.origin_s
         self._is_listening = False
         self._outages: list[Outage] = []
@@ -48,7 +51,12 @@ class Hearing:
     # The receiving thread
 
     def heard(self, topic_id: str, at_s: float) -> None:
-        """A sign of life arrived."""
+        """A sign of life arrived; what is told late does not put the clock back."""
+        before_s = self._heard.get(topic_id, -inf)
+        if before_s > at_s:
+            return
+        if before_s < self._ended_s:
+            self._back[topic_id] = at_s
         self._heard[topic_id] = at_s
 
     def echoed(self, sent_s: float) -> None:
@@ -85,13 +93,26 @@ class Hearing:
         times = [at_s for topic_id in topic_ids if (at_s := self._heard.get(topic_id)) is not None]
         return max(times, default=None)
 
+    def back_s(self, topic_ids: Iterable[str]) -> float | None:
+        """When a node was first heard after the last outage; None where it was not yet."""
+        topic_ids = tuple(topic_ids)
+        heard_s = self.last_heard_s(topic_ids)
+        if heard_s is None or heard_s < self._ended_s:
+            return None
+        return max((at_s for topic_id in topic_ids if (at_s := self._back.get(topic_id)) is not None), default=None)
+
     def forget(self, topic_ids: Iterable[str]) -> None:
         """A node is gone."""
         for topic_id in topic_ids:
             self._heard.pop(topic_id, None)
+            self._back.pop(topic_id, None)
 
     def listened_s(self, at_s: float) -> float:
-        """How long somebody could have been heard up to a time, since the begin of counting."""
+        """How long somebody could have been heard up to a time, since the begin of counting.
+
+        Of the time since the newest echo nobody knows yet whether it belongs to an outage: it is not counted.
+        """
+        at_s = min(at_s, self._as_of_s)
         position = bisect_right(self._outages, at_s, key=lambda outage: outage.began_s)
         if not position:
             return at_s - (self._outages[0].before_s if self._outages else 0.0)
@@ -103,9 +124,14 @@ class Hearing:
         position = bisect_right(self._longest, since_s, key=lambda outage: outage.ended_s)
         return self._longest[position].length_s if position < len(self._longest) else 0.0
 
+    def ended_after(self, since_s: float) -> list[Outage]:
+        """The outages that ended after a time."""
+        return self._outages[bisect_right(self._outages, since_s, key=lambda outage: outage.ended_s) :]
+
     def _end_outage(self, ended_s: float) -> None:
         before_s = self._outages[-1].before_s + self._outages[-1].length_s if self._outages else 0.0
         outage = Outage(self._as_of_s, ended_s, before_s)
+        self._ended_s = ended_s
         while self._longest and self._longest[-1].length_s <= outage.length_s:
             self._longest.pop()
         self._longest.append(outage)

@@ -4,7 +4,8 @@ Silence is measured in time in which this manager could hear (`hearing.py`). Aft
 the grace it is silent, and what is on it is shown UNKNOWN; then it goes DOWN and what is on it is given up, unless it
 may still be on its way:
 
-- an outage in which nobody could be heard gives every node the outage's own length again (at most `return_cap_s`);
+- an outage in which nobody could be heard gives every node the outage's own length again (at most `return_cap_s`),
+  and several in a row as long again as they lasted together, for clients double their pauses until they are back;
 - nodes that fall silent within one lease of each other, more than `mass_share` of all and at least `mass_count`, or all
   that there are, are one event: each is waited for `hold_s`; those of them that are back already count as well, so
   that the last to return are not taken for lost alone;
@@ -34,6 +35,7 @@ DECIDED_AT_ONCE: Final = 100
 REMEMBERED_LEASES: Final = 3
 CONFIRMED: Final = "an operator confirmed that it is lost"
 NOBODY: Final = "no other node is READY"
+ONE_BY_ONE: Final = "nodes return one after the other"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,8 @@ class Hold:
 class Absence:
     """A node that is late, or DOWN. Times but `heard_s` are of listening; `over_s` is when its grace is over.
 
-    `hold_until_s` is None until it is decided whether it was lost alone. `counts`: it was READY before.
+    `hold_until_s` is None until it is decided, at `decided_s` (not of listening), whether it was lost alone. `counts`:
+    it was READY before. `wait_until_s` is by when it has had the time to follow others back.
     """
 
     heard_s: float
@@ -96,6 +99,8 @@ class Absence:
     is_given_up: bool = False
     is_confirmed: bool = False
     hold_until_s: float | None = None
+    decided_s: float = -inf
+    wait_until_s: float = -inf
     cause: str = ""
 
 
@@ -195,12 +200,23 @@ class Leases:
             return None
         return Hold(cause=absence.cause, left_s=max(absence.hold_until_s - self._now_s(), 0.0))
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether everybody has had the time to return after each outage so far."""
+        now_s, rules = self._now_s(), self.rules
+        return all(
+            now_s - self.hearing.listened_s(outage.ended_s)
+            >= min(outage.length_s, rules.return_cap_s) + rules.lease_s + rules.grace_s
+            for outage in self.hearing.outages
+        )
+
     # Judging
 
-    def sweep(self, registry: Registry) -> Sweep:
+    def sweep(self, registry: Registry, *, decides: bool = True) -> Sweep:
         """Look at a portion of the nodes whose time has come; what becomes of them is decided once all were looked at.
 
         So whoever fell silent together is counted together. The caller carries out what this says, and asks for more.
+        Without `decides` nobody is called DOWN, nor given up: that waits for the next one with it.
         """
         now_s, sweep = self._now_s(), Sweep()
         for _ in range(LOOKED_AT_ONCE):
@@ -212,6 +228,8 @@ class Leases:
                 self._candidates.update(dict.fromkeys(self._look_at(registry, node_id, now_s, sweep)))
         else:
             sweep.has_more = True
+            return sweep
+        if not decides:
             return sweep
         self._decide(registry, self._take_candidates(), now_s, sweep)
         sweep.has_more = bool(self._candidates)
@@ -249,6 +267,8 @@ class Leases:
         return []
 
     def _judge(self, node: Node, live: NodeLive, absence: Absence | None, now_s: float, sweep: Sweep) -> list[str]:
+        if absence is not None and absence.is_down:  # the store refused that verdict: it is passed again
+            absence = replace(absence, is_down=False, is_given_up=False)
         heard_s = self.hearing.last_heard_s((node.id, *node.aliases))
         heard_s = self.hearing.origin_s if heard_s is None else heard_s
         late_s, over_s = self._limits(live, heard_s)
@@ -315,6 +335,7 @@ class Leases:
             absence = self._absent[node_id]
             if absence.hold_until_s is None:
                 absence = self._held(absence, known, now_s, has_nobody=has_nobody)
+            absence = self._held_longer(absence)
             if absence.is_confirmed or now_s >= (absence.hold_until_s or 0.0):
                 absence = self._call_down(registry, node_id, absence, sweep, has_nobody=has_nobody)
             self._put(node_id, absence)
@@ -324,13 +345,33 @@ class Leases:
         """Until when it is waited for: not at all where it was lost alone."""
         rules = self.rules
         outage_s = min(self.hearing.longest_outage_s(absence.heard_s), rules.return_cap_s)
-        until_s, cause = absence.over_s + outage_s, f"nobody could be heard for {outage_s:.0f} s: it has as long again"
+        until_s = max(absence.over_s + outage_s, self._return_s(absence))
+        cause = f"nobody could be heard for {outage_s:.0f} s: it has as long again"
+        if absence.wait_until_s > until_s:
+            until_s, cause = absence.wait_until_s, ONE_BY_ONE
         together = self._together(absence)
         is_mass = together >= rules.mass_count and together > rules.mass_share * known
         if absence.counts and (is_mass or has_nobody) and now_s + rules.hold_s > until_s:
             until_s = now_s + rules.hold_s
             cause = f"{together} of {known} nodes fell silent together" if is_mass else NOBODY
-        return replace(absence, hold_until_s=until_s, cause=cause)
+        return replace(absence, hold_until_s=until_s, decided_s=self.hearing.as_of_s, cause=cause)
+
+    def _return_s(self, absence: Absence) -> float:
+        """By when it may return after all outages since it was heard: it may not have tried in between."""
+        outages = self.hearing.outages
+        if not outages or outages[-1].ended_s <= absence.heard_s:
+            return -inf
+        away_s = min(outages[-1].ended_s - absence.heard_s, self.rules.return_cap_s)
+        return self.hearing.listened_s(outages[-1].ended_s) + away_s + self.rules.grace_s
+
+    def _held_longer(self, absence: Absence) -> Absence:
+        """An outage while it is waited for gives its own length again as well; a link that flaps does not."""
+        rules, until_s = self.rules, absence.hold_until_s
+        for outage in self.hearing.ended_after(absence.decided_s):
+            if until_s is not None and outage.length_s > rules.lease_s:
+                again_s = min(outage.length_s, rules.return_cap_s)
+                until_s = max(until_s, self.hearing.listened_s(outage.ended_s) + again_s + rules.grace_s)
+        return replace(absence, hold_until_s=until_s)
 
     def _together(self, absence: Absence) -> int:
         """How many nodes fell silent within one lease of this one, whether or not they are back."""
@@ -365,12 +406,13 @@ class Leases:
     def _wait_for_the_others(self, now_s: float) -> None:
         """Somebody is READY again after nobody was: the others have as long again as they were away."""
         for node_id, absence in self._absent.items():
-            if absence.is_given_up or absence.hold_until_s is None:
+            if absence.is_given_up:
                 continue
             until_s = now_s + min(now_s - absence.heard_at_s, self.rules.return_cap_s)
-            if absence.hold_until_s == inf or absence.hold_until_s < until_s:
-                cause = "nodes return one after the other"
-                self._absent[node_id] = replace(absence, hold_until_s=until_s, cause=cause)
+            absence = replace(absence, wait_until_s=until_s)
+            if absence.hold_until_s is not None and (absence.hold_until_s == inf or absence.hold_until_s < until_s):
+                absence = replace(absence, hold_until_s=until_s, cause=ONE_BY_ONE)
+            self._absent[node_id] = absence
 
     def _put(self, node_id: str, absence: Absence) -> None:
         if node_id not in self._absent:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from math import inf
 from typing import Any, Final, NamedTuple
 
 from cluster.jobs import JobSpec, Resources
@@ -331,8 +332,10 @@ class NodeLive:
     """What a node last measured, and how it is judged at the moment; never saved.
 
     `is_suspect`: its lease ran out, or its session ended; `trouble` says why. `will_mono_s` is when a last will
-    arrived, `has_left` that its worker was stopped in order. `told` is what its last inventory said (`told_by`) of
-    instances that it did not change.
+    arrived, `has_left` that its worker was stopped in order. `back_mono_s` is when it was READY again after it was not,
+    `told_mono_s` the last return after which it was told again what it may have missed. `late_inventories` counts those
+    in a row that seem to be older than `last_sequence`. `told` is what its last inventory said (`told_by`) of instances
+    that it did not change.
     """
 
     heartbeat_at_ms: int | None = None
@@ -345,7 +348,10 @@ class NodeLive:
     beat: str = ""
     will_mono_s: float | None = None
     has_left: bool = False
+    back_mono_s: float = -inf
+    told_mono_s: float = -inf
     last_sequence: int = field(default=-1)
+    late_inventories: int = 0
     told: dict[InstanceKey, tuple[Instance, tuple[object, ...]]] = field(default_factory=dict)
     listing: Listing = field(default_factory=Listing)
 

@@ -18,6 +18,7 @@ from manager.domain.events import NodeCameBack, Observed, Seen
 from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeLive, NodeState, Placement
 from manager.domain.reports import found_again
 
+LATE_INVENTORIES: Final = 3
 _SEEN: Final = {
     "INSTANTIATION": Seen.STARTING,
     "CREATING": Seen.STARTING,
@@ -90,15 +91,22 @@ def came_ready(state: ClusterState, node: Node, now_ms: int) -> list[Effect]:
     """
     if node.state is not NodeState.READY:
         state.set_node_state(node.id, NodeState.READY, "its telemetry arrives", now_ms)
-    is_mute = node.registration.dialect is Dialect.SEED
     event = _back(state, node, now_ms)
-    instances = [state.apply(key, event, now_ms) for key in tuple(state.on_node[node.id])]
-    if not is_mute or node.has_reported:
+    for key in tuple(state.on_node[node.id]):
+        state.apply(key, event, now_ms)
+    return untold(state, node)
+
+
+def untold(state: ClusterState, node: Node) -> list[Effect]:
+    """The deploys that a node without inventories may have missed: those that are taken to be carried out unseen."""
+    if node.registration.dialect is not Dialect.SEED:
         return []
+    instances = [state.instances[key] for key in state.on_node[node.id]]
     return [
-        _command(Verb.DEPLOY, instance, node, instance.current.generation)
+        _command(Verb.DEPLOY, instance, node, current.generation)
         for instance in instances
-        if instance.current and instance.current.node_id == node.id and instance.current.state is InstanceState.STARTING
+        if (current := instance.current) and current.node_id == node.id
+        if current.state is InstanceState.STARTING and current.deadline_ms is None
     ]
 
 
@@ -152,6 +160,8 @@ def on_resources(state: ClusterState, node: Node, resources: ResourceList, now_m
     What the node said before of an instance that has not changed since is passed over, as nearly all is.
     """
     live, findings = state.live[node.id], Findings()
+    if resources.is_inventory and resources.sequence is not None:
+        _follow_count(live, resources.sequence)
     is_news = resources.is_inventory and resources.sequence is not None and resources.sequence >= live.last_sequence
     keys = [_key_of(state, node, entry) for entry in resources.entries]
     events = [
@@ -175,6 +185,14 @@ def on_resources(state: ClusterState, node: Node, resources: ResourceList, now_m
     if resources.is_inventory:
         _on_inventory(state, node, resources, now_ms)
     return findings
+
+
+def _follow_count(live: NodeLive, sequence: int) -> None:
+    """A worker with a new disk counts its states from the beginning; what only is late, soon is not any more."""
+    live.late_inventories = live.late_inventories + 1 if sequence < live.last_sequence else 0
+    if live.late_inventories >= LATE_INVENTORIES:
+        live.last_sequence, live.late_inventories = sequence, 0
+        live.told.clear()
 
 
 def _is_known(state: ClusterState, live: NodeLive, key: InstanceKey | None, entry: ResourceEntry) -> bool:

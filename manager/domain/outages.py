@@ -77,6 +77,9 @@ def node_removed(instance: Instance, event: NodeWasRemoved, now_ms: int, policy:
     for role, placement in tuple(instance.placements()):
         if placement.node_id != event.node_id:
             continue
+        if role is Role.CURRENT and instance.successor:
+            instance = promote(instance, "the source was removed during the move", now_ms)
+            continue
         instance = instance.closed(role, now_ms)
         if role is Role.CURRENT and instance.is_desired:
             state = S.LOST

@@ -140,9 +140,12 @@ class NodeRegistry:
         return self.nodes.get(self._ids.get(topic_id, ""))
 
     def set_node_state(self, node_id: str, state: NodeState, cause: str, now_ms: int) -> None:
-        """Record a change of what is known of a node."""
+        """Record a change of what is known of a node. Until it is saved that it is DOWN it is SUSPECT."""
         node = replace(self.nodes[node_id], state=state, detail=cause)
-        self.trust(node_id)
+        if state is NodeState.DOWN:
+            self.doubt(node_id, cause)
+        else:
+            self.trust(node_id)
         self.put_node(_noted(node, now_ms, "manager", state.lower(), cause))
 
     def note_node(self, node_id: str, kind: str, cause: str, now_ms: int, *, detail: str | None = None) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
@@ -22,9 +21,11 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from cluster.process import LOG
 from cluster.topics import FROM_NODES, Channel, parse, subscription, topic
+from manager.clock import CLOCK
 from manager.domain.hearing import Hearing
 from manager.mqtt.client import BufferedClient, Client, MQTTMessage
 from manager.mqtt.inbox import Inbox, Incoming
+from manager.ports import Clock
 
 TOPICS_KEPT: Final = 100_000
 SESSION_EXPIRY_S: Final = 86_400
@@ -43,10 +44,19 @@ _KEPT_BY_BROKER: Final = (Channel.STATE, Channel.CONNECTION)
 class Bridge:
     """One client with a persistent session; `on_ready` is told when messages wait in `inbox`, on the loop."""
 
-    def __init__(self, host: str, port: int, client_id: str, counters: Counter[str], hearing: Hearing) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        client_id: str,
+        counters: Counter[str],
+        hearing: Hearing,
+        clock: Clock = CLOCK,
+    ) -> None:
         self._address = (host, port)
         self._client_id = client_id
         self._counters = counters
+        self._mono_s = clock.mono_s
         self._loop = asyncio.get_running_loop()
         self._hearing = hearing
         self.inbox = Inbox(counters)
@@ -72,15 +82,14 @@ class Bridge:
     async def run(self) -> None:
         """Stay connected until cancelled."""
         self._start()
-        echoes = threading.Thread(target=self._echo, name="mqtt-echo", daemon=True)
-        echoes.start()
+        self._begin_echoes()
         try:
             while True:
                 await asyncio.sleep(WATCH_PERIOD_S)
                 await self._watch()
         finally:
             self._is_over.set()
-            await asyncio.to_thread(_end, self._client)
+            await self._end(self._client)
 
     def _make_client(self) -> Client:
         client = BufferedClient(
@@ -108,18 +117,28 @@ class Bridge:
         self._client.connect_async(host, port, KEEPALIVE_S, **options)
         self._client.loop_start()
 
-    def _echo(self) -> None:
-        """Echo to ourselves, whatever the loop is doing."""
+    def _begin_echoes(self) -> None:
+        """On a thread of their own: whatever the loop is doing."""
+        threading.Thread(target=self._echo_forever, name="mqtt-echo", daemon=True).start()
+
+    def _echo_forever(self) -> None:
         while not self._is_over.wait(ECHO_PERIOD_S):
-            if self.is_connected:
-                self._client.publish(self._echo_topic, self._echo_payload(), qos=0)
+            self._echo()
+
+    def _echo(self) -> None:
+        if self.is_connected:
+            self._client.publish(self._echo_topic, self._echo_payload(), qos=0)
 
     def _echo_payload(self) -> bytes:
-        return b"%b %r" % (self._echo_word, time.monotonic())
+        return b"%b %r" % (self._echo_word, self._mono_s())
+
+    async def _end(self, client: Client) -> None:
+        """Disconnect in order, and wait until paho's thread has ended."""
+        await asyncio.to_thread(_end, client)
 
     async def _watch(self) -> None:
         """A session whose echoes stay away is torn down; paho then connects anew."""
-        silent_s = time.monotonic() - max(self._hearing.as_of_s, self._connected_mono_s)
+        silent_s = self._mono_s() - max(self._hearing.as_of_s, self._connected_mono_s)
         if self.is_connected and silent_s > ECHO_LIMIT_S:
             self._counters["mqtt_stalled"] += 1
             LOG.error("mqtt session is stalled, connecting anew", silent_s=round(silent_s, 1))
@@ -130,7 +149,7 @@ class Bridge:
             return
         self._is_renewing = True
         self._hearing.deafen()
-        ending = asyncio.create_task(asyncio.to_thread(_end, self._client), name="mqtt-end")
+        ending = asyncio.create_task(self._end(self._client), name="mqtt-end")
         if self.is_connected:
             await ending
         else:  # nothing is lost with it, and it may have gone to sleep until its next attempt
@@ -149,7 +168,7 @@ class Bridge:
             return
         filters = [(subscription(channel), 1 if channel in _KEPT_BY_BROKER else 0) for channel in FROM_NODES]
         self._has_echoed = False
-        self._connected_mono_s = time.monotonic()
+        self._connected_mono_s = self._mono_s()
         client.subscribe([*filters, (self._echo_topic, 0)])
         self._call(self._set_connected, True, "")
 
@@ -159,7 +178,7 @@ class Bridge:
         self._call(self._lost, client, str(reason))
 
     def _on_message(self, client: Client, _: Any, message: MQTTMessage) -> None:
-        now = time.monotonic()
+        now = self._mono_s()
         known = self._parse(message.topic)
         if known is None or message.retain:
             client.ack(message.mid, message.qos)

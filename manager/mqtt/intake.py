@@ -15,6 +15,7 @@ from typing import Final
 import orjson
 
 from cluster.errors import ClusterError
+from cluster.nodes import Dialect
 from cluster.payloads import parse_information, parse_object, parse_resources, parse_state
 from cluster.process import LOG
 from cluster.topics import Channel
@@ -105,6 +106,8 @@ class Intake:
         if node.registration.dialect.is_engine:
             engines.on_telemetry(state, node, source, self._core.now_ms(), message.mono_s)
             node = state.nodes[node.id]
+        elif node.registration.dialect is Dialect.SEED:
+            self._detector.heard_after_outage(node)
         if node.topic_id != message.topic_id:
             state.put_node(replace(node, topic_id=message.topic_id))
         self._see_alive(node.id, message)

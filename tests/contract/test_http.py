@@ -11,11 +11,13 @@ from contract.steps import Case, Step, check_form, run_case, send
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from testbed.texts import texts
+
 KEYS = ("id", "_id", "name", "host", "ip", "port", "image", "technology", "job", "node_from", "int_replicas", "memory")
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | texts()
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | st.text(), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | texts(), inner, max_size=4),
     max_leaves=12,
 )
 PLAUSIBLE = {"name": "x", "image": "i", "technology": "docker", "ip": "10.0.0.1", "port": "80", "job": "x"}

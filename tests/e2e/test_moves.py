@@ -1,6 +1,5 @@
 """Moves between two real workers: make before break over every way to ask, and old copies that nothing can hurt."""
 
-import threading
 from collections.abc import Iterator
 
 import grpc
@@ -23,6 +22,7 @@ from testbed.operating import (
     wait_until_settled,
 )
 from testbed.waiting import wait_until
+from testbed.watching import Ending, history, homes_after_each, started_at_s, wire
 
 HERE, THERE = "edge-a", "edge-b"
 
@@ -97,24 +97,24 @@ def test_move_over_every_interface(pair: Cluster, ask, target: str) -> None:  # 
 
 
 def test_the_old_copy_stops_only_after_the_new_one_runs(pair: Cluster) -> None:
-    """At no moment of a move does the job run nowhere."""
+    """At no moment of a move does the job run nowhere: not by what nodes say, nor by what is told, nor by processes."""
     start_here(pair, "gapless", stop_grace_s=1)
-    is_over = threading.Event()
-    seen: list[int] = []
-
-    def watch() -> None:
-        while not is_over.is_set():
-            seen.append(len(copies_of(pair, "gapless")))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    [old] = copies_of(pair, "gapless")
+    here, there = (pair.node(name)["id"] for name in (HERE, THERE))
+    end = Ending(old.pid)
+    with wire(pair) as said, history(pair, "gapless") as events:
         assert move(pair, "gapless", HERE, THERE).status == 200
         wait_until_alone_on(pair, "gapless", THERE)
-    finally:
-        is_over.set()
-        watcher.join()
-    assert min(seen) >= 1
+        wait_until(lambda: homes_after_each(here, said.of("gapless"))[-1] == {there}, what="both nodes have said so")
+        wait_until(lambda: "moved" in [event.kind for event in events], what="the move is told")
+    assert set() not in homes_after_each(here, said.of("gapless"))
+    steps = [(item.topic_id, item.body.get("command") or item.body["status"]) for item in said.of("gapless")]
+    assert steps.index((there, "RUNNING")) < steps.index((here, "delete"))
+    kinds = [event.kind for event in events]
+    assert kinds.index("move_started") < kinds.index("moved")
+    assert {event.state for event in events} == {"RUNNING"}
+    [new] = copies_of(pair, "gapless")
+    assert started_at_s(new.pid) <= wait_until(lambda: end.at_s, what="the old process has ended")
     delete(pair, "gapless")
 
 

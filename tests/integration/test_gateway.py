@@ -350,7 +350,7 @@ def _resident_bytes(pid: int) -> int:
         return int(status.read().split()[1]) * 4096
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.real("procfs")
 def test_large_bodies_are_not_kept(running: Rig) -> None:
     """Twenty bodies of 10 MB at once cost a bounded amount of memory."""
     before = _resident_bytes(running.gateway.pid)

@@ -155,6 +155,23 @@ async def test_a_qemu_that_hangs_up_is_waited_for(tmp_path: Path, unikernel_imag
     await runtime.close()
 
 
+async def test_a_qemu_too_busy_to_answer_is_not_in_the_way_of_the_next_try(
+    tmp_path: Path, unikernel_image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not answer in time is ended, and gone, before the failure is told."""
+    busy = tmp_path / "qemu-busy"
+    busy.write_text("#!/bin/sh\nexec sleep 1000\n")
+    busy.chmod(0o755)
+    runtime = UnikernelRuntime(tmp_path / "unikernel", ImageCache(tmp_path / "images"), binary=str(busy))
+    monkeypatch.setattr("worker.runtime.unikernel.CONNECT_TIMEOUT_S", 0.3)
+    for begin in (runtime.receive, runtime.start):
+        await runtime.prepare(guest(unikernel_image), lambda _: None)
+        with pytest.raises(RuntimeFailure, match="did not answer"):
+            await begin(guest(unikernel_image))
+        assert not runtime._run(REF)._is_locked()
+    await runtime.close()
+
+
 async def test_long_data_folders_are_no_problem(tmp_path: Path, unikernel_image: Path) -> None:
     """A socket's path may have 107 bytes; the data folder may be deeper."""
     runtime = new_runtime(tmp_path / ("d" * 100) / ("e" * 100))
@@ -163,11 +180,9 @@ async def test_long_data_folders_are_no_problem(tmp_path: Path, unikernel_image:
     await runtime.close()
 
 
+@pytest.mark.real("qemu")
 async def test_the_probe_boot_runs_code() -> None:
     """The guest of the accelerator's probe really runs under TCG; an accelerator that is none fails."""
-    pytest.importorskip("qemu.qmp")
-    if not binary_here():
-        pytest.skip("needs QEMU")
     assert await boots(binary_here(), "tcg")
     assert not await boots(binary_here(), "no-such-accelerator")
 
@@ -178,13 +193,11 @@ async def test_missing_qemu_is_explained(tmp_path: Path, monkeypatch: pytest.Mon
     assert "apt-get install qemu-system-x86" in await new_runtime(tmp_path).unavailable()
 
 
+@pytest.mark.real("binutils")
 async def test_the_probe_guest_is_built_from_its_source(tmp_path: Path) -> None:
     """The 264 bytes beside probe.S are what `as` and `ld` make of it."""
-    from testbed.commands import find
     from worker.runtime.qemu import PROBE_GUEST
 
-    if not (find("as") and find("ld")):
-        pytest.skip("needs binutils")
     for argv in (
         ["as", "--32", str(PROBE_GUEST.with_suffix(".S")), "-o", "probe.o"],
         ["ld", "-m", "elf_i386", "-Ttext=0x100000", "--oformat", "binary", "probe.o", "-o", "probe.bin"],

@@ -158,12 +158,9 @@ async def test_cpu_limit_without_control_groups(
     assert 0.05 < await _cores_used(runtime) < 0.4
 
 
+@pytest.mark.real("control groups")
 async def test_cpu_limit_with_control_groups(runtime: WasmRuntime, tmp_path: Path) -> None:
     """As root a control group holds it back, and goes away with it."""
-    from worker.runtime import cgroups
-
-    if not cgroups.can_limit():
-        pytest.skip("control groups need root")
     await run(runtime, workload(image=write(tmp_path, modules.SPIN), technology="wasm", vcpus=0.2))
     assert 0.05 < await _cores_used(runtime) < 0.4
 

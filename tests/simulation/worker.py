@@ -1,21 +1,30 @@
-"""A machine with our real, pure worker on it: its disk, its workloads and its session are simulated."""
+"""A machine with our real, pure worker on it and the real payloads; its disk and its workloads are simulated."""
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
-from cluster.jobs import Resources
-from cluster.nodes import Dialect, Registration
-from cluster.payloads import ResourceEntry, ResourceList, StateReport, Telemetry
-from simulation.broker import Broker
-from simulation.loop import Loop
+import orjson
+
+from cluster.errors import ClusterError
+from cluster.jobs import OnDisconnect
+from cluster.payloads import Command, parse_command, parse_object
+from cluster.topics import Channel, topic
+from simulation.broker import Publication
+from simulation.client import SimClient, doubling
+from simulation.node import SimNode, Surroundings
+from simulation.truth import Copy, End, mark_of
+from worker import messages
+from worker.agent import WINDOW, to_event
 from worker.machine import Machine
+from worker.membership import BACK_OFF_BASE_S, BACK_OFF_CAP_S
+from worker.mqtt import KEEPALIVE_S, OFFLINE, ONLINE
 from worker.records import (
-    DeployAsked,
+    Cause,
     Event,
     Exit,
     Exited,
@@ -37,210 +46,232 @@ from worker.records import (
     Ticked,
     Vanished,
 )
+from worker.slots import PERSISTENT
+from worker.state import Message
 
-KEPT = ("ref", "spec", "phase", "status", "detail", "exit_code", "failures", "has_run", "cause", "leased_at")
-RETRY_S = 1.0
-WINDOW = 100
-
-
-class Surroundings(Protocol):
-    """What the machine needs from the world: a manager to register with, and somebody who watches."""
-
-    def register(self, registration: Registration, answered: Callable[[str], None]) -> None:
-        """Register until it works."""
-
-    def on_run(self, worker: SimWorker, ref: Ref) -> None:
-        """A workload begins to run."""
-
-    def on_deleted(self, worker: SimWorker, ref: Ref) -> None:
-        """A copy is told to stop."""
+TELEMETRY_S = 2.0
+INVENTORY_S = 5.0
+KEPT = ("ref", "spec", *PERSISTENT)
 
 
-@dataclass
+@dataclass(eq=False)
 class Workload:
-    """What runs for an instance. `end` is its exit code once it ended."""
+    """What is started for an instance; `copy` while it runs, `end` is its exit code once it ended."""
 
     start: Start
-    is_running: bool = False
+    copy: Copy | None = None
     end: int | None = None
 
-
-@dataclass(frozen=True)
-class Sent:
-    """A state in the outbox."""
-
-    sequence: int
-    state: Publish
+    @property
+    def is_running(self) -> bool:
+        """Whether it really runs."""
+        return self.copy is not None and self.copy.ended_s is None
 
 
-class SimWorker:
-    """`skew_s` is how far its boot clock is from the world's; `start_s` how long a start takes at most."""
+class SimWorker(SimNode):
+    """`deafness` is the share of workloads that ignore SIGTERM."""
 
-    def __init__(
-        self, world: Surroundings, loop: Loop, broker: Broker, rng: random.Random, registration: Registration
-    ) -> None:
-        self._world, self._loop, self._broker, self._rng = world, loop, broker, rng
-        self.registration = registration
-        self.name = registration.name
-        self.skew_s = rng.uniform(0.0, 1e6)
-        self.start_s = 2.0
-        self.start_failure = 0.0
-        self.node_id = ""
-        self.is_up = False
-        self.is_connected = False
-        self.has_crashed = False
-        self.epoch = 0
+    kind = "worker"
+
+    def __init__(self, world: Surroundings, name: str, rng: random.Random, cpu_millicores: int) -> None:
+        super().__init__(world, name, rng)
+        self._boot_id = f"{rng.getrandbits(32):08x}"
+        self._skew_s = rng.uniform(0.0, 1e6)
+        self._longest_pause_s = rng.randint(5, 15)
+        self.facts = messages.NodeFacts(
+            name=name,
+            ip="127.0.0.1",
+            port=3000,
+            technologies=("docker",),
+            vcpus=cpu_millicores // 1000,
+            memory_in_mb=64_000,
+            storage_in_mb=64_000,
+            architecture="amd64",
+        )
+        self.deafness = 0.1
         self.machine = Machine()
         self.workloads: dict[Ref, Workload] = {}
+        self._client_of = ""
         self.wipe()
 
-    # Life of the machine
+    # Life
 
     def wipe(self) -> None:
         """A new disk."""
         self._disk: dict[Ref, Instance] = {}
         self._fences: dict[tuple[str, int], int] = {}
-        self._outbox: list[Sent] = []
+        self._outbox: list[Message] = []
         self._sequence = 0
-        self.workloads.clear()
+        self._lease: tuple[str, float] | None = None
+        self.node_id = ""
 
-    def boot(self, *, is_new_boot: bool = False) -> None:
-        """Start the worker; what it finds on its disk it takes up."""
-        self.epoch += 1
-        self.is_up = True
-        self._in_flight: set[int] = set()
+    def begin(self, *, is_new_boot: bool) -> None:
+        """What it finds on its disk it takes up."""
+        if is_new_boot:
+            self._boot_id = f"{self._rng.getrandbits(32):08x}"
+        self._sent: dict[int, Message] = {}
+        self._inventories = messages.Inventories()
         instances = [_from_disk(item) for item in self._disk.values()]
-        self.machine = Machine(seed=self._rng.getrandbits(32), instances=instances, fences=self._fences)
-        active = [i for i in instances if i.phase in (Phase.STARTING, Phase.RUNNING, Phase.STOPPING)]
+        lease_at = self._lease[1] if self._lease and self._lease[0] == self._boot_id else None
+        seed = self._rng.getrandbits(32)
+        self.machine = Machine(seed=seed, instances=instances, fences=self._fences, lease_at=lease_at)
+        active = [item for item in instances if item.phase in (Phase.STARTING, Phase.RUNNING, Phase.STOPPING)]
         self._follow(self.machine.resume(self._clock(), is_new_boot=is_new_boot))
         for item in active:
             self._recover(item.ref)
-        self._register()
-        self._every(2.0, self._beat)
-        self._every(5.0, self._send_inventory)
-        self._every(RETRY_S, self._pump)
+        self.client, self._client_of = None, ""
+        if self.node_id:
+            self._join()
+        self.register_until(self._register)
+        self.every(TELEMETRY_S, self._beat)
+        self.every(INVENTORY_S, self._send_inventory)
 
-    def crash(self) -> None:
-        """`kill -9` of the worker; its workloads run on, starts under way do not."""
-        self.epoch += 1
-        self.is_up = False
-        self.has_crashed = True
-        self.disconnect()
+    def ends(self) -> None:
+        """Workloads that run go on; starts under way do not."""
         self.workloads = {ref: item for ref, item in self.workloads.items() if item.is_running or item.end is not None}
 
-    def power_off(self) -> None:
-        """The machine loses power."""
-        self.crash()
+    def loses_power(self) -> None:
+        """Nothing runs any more."""
+        for item in self.workloads.values():
+            if item.copy is not None:
+                self._world.copies.end(item.copy, End.LOST_POWER)
         self.workloads.clear()
 
-    def running(self) -> list[Ref]:
-        """What really runs here now."""
-        return [ref for ref, item in self.workloads.items() if item.is_running]
+    @property
+    def debts(self) -> str:
+        """States that the broker does not have yet."""
+        return f"the state {self._outbox[0]}" if self._outbox else ""
 
-    # Session
+    # Membership
 
-    def connect(self) -> None:
-        """The session is there, if the worker runs and has an id."""
-        if self.is_up and self.node_id and not self.is_connected and self._broker.can_reach(self.name):
-            self.is_connected = True
-            self._in_flight.clear()
-            self._broker.connect_worker(self.node_id, self)
-            self._pump()
-            self._send_inventory()
+    async def _register(self) -> None:
+        failures = 0
+        while True:
+            try:
+                body = parse_object(messages.registration(self.facts, self.node_id))
+                answer = await self._world.register(self, body)
+            except ClusterError as error:
+                if error.reason == "already_exists":
+                    self.node_id = ""
+                failures += 1
+                pause_s = min(BACK_OFF_CAP_S, BACK_OFF_BASE_S * 2.0 ** min(failures - 1, 10))
+                await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
+            else:
+                self.node_id = answer["id"]
+                self._join()
+                return
 
-    def disconnect(self) -> None:
-        """The session broke."""
-        self.is_connected = False
-        self._broker.disconnect_worker(self.node_id)
-
-    def receive(self, command: Any) -> None:
-        """A command or a lease."""
-        if not self.is_up:
+    def _join(self) -> None:
+        if self._client_of == self.node_id:
             return
-        if isinstance(command, float):
-            self._handle(LeaseAcknowledged(command))
-            return
-        doomed = [] if isinstance(command, DeployAsked) else self.machine.by_slot(command.ref.slot)
-        self._handle(command)
-        for item in doomed:
-            if not item.is_ended and item.ref.generation <= command.ref.generation:
-                self._world.on_deleted(self, item.ref)
+        if self.client is not None:
+            self.client.stop()
+        self._client_of = self.node_id
+        client = self.client = SimClient(
+            self._world.broker,
+            self.link,
+            f"{self.node_id}-worker",
+            pauses=self._pauses,
+            keepalive_s=KEEPALIVE_S,
+            will=Publication(topic(self.node_id, Channel.CONNECTION), OFFLINE, 1),
+        )
+        self._sent.clear()
+        client.on_connect = self._connected
+        client.on_message = self._received
+        client.on_published = self._published
+        client.start()
 
-    def _register(self) -> None:
-        def answered(node_id: str) -> None:
-            self.node_id = node_id
-            self.connect()
+    def _pauses(self) -> Iterator[float]:
+        return doubling(1.0, self._longest_pause_s)
 
-        epoch = self.epoch
-        document = replace(self.registration, given_id=self.node_id)
-        self._world.register(document, lambda node_id: answered(node_id) if self.epoch == epoch else None)
+    def _connected(self) -> None:
+        assert self.client is not None
+        read = (Channel.CONTROLS, Channel.LEASE, Channel.CONTROL_ERROR)
+        self.client.subscribe(*((topic(self.node_id, channel), 1) for channel in read))
+        self.client.publish(topic(self.node_id, Channel.CONNECTION), ONLINE, 1)
+        self._pump()
+        self._send_inventory()
+
+    # Messages
+
+    def _received(self, publication: Publication) -> None:
+        assert self.client is not None
+        channel = publication.topic.split("/", 2)[2]
+        if channel == Channel.CONTROLS:
+            self._command(parse_command(publication.payload))
+        elif channel == Channel.LEASE:
+            self._take_lease(publication.payload)
+        elif channel == Channel.CONTROL_ERROR:
+            self.register_until(self._register)
+        if publication.qos and self.client is not None:
+            self.client.acknowledge(publication.mid)
+
+    def _command(self, command: Command) -> None:
+        leased_at = self._sent_at(command.beat)
+        self._world.story.tell(f"{self.name} is told", command.command, f"{command.job_id}/{command.number}")
+        if not command.beat or leased_at is not None:
+            self._handle(to_event(command, leased_at))
+
+    def _sent_at(self, beat: str) -> float | None:
+        boot_id, _, beat_ms = beat.partition(":")
+        return int(beat_ms) / 1000 if boot_id == self._boot_id and beat_ms else None
+
+    def _take_lease(self, payload: bytes) -> None:
+        at = self._sent_at(str(parse_object(payload).get("beat", "")))
+        if at is not None:
+            if any(i.spec.on_disconnect is OnDisconnect.STOP_AFTER for i in self.machine.instances.values()):
+                self._lease = (self._boot_id, at)
+            self._handle(LeaseAcknowledged(at))
+
+    def _say(self, channel: Channel, payload: bytes, qos: int = 0) -> int | None:
+        if self.client is None or not self.client.is_connected:
+            return None
+        return self.client.publish(topic(self.node_id, channel), payload, qos)
 
     def _beat(self) -> None:
-        self.connect()
-        if self.is_connected:
-            body = (Telemetry(cpu_percent=1.0, memory_percent=1.0), self._clock())
-            self._broker.publish(self.name, self.node_id, "telemetry", body, qos=0)
+        body = {"cpu": 1.0, "memory": 1.0, "memory_free_in_MB": 60_000}
+        self._say(Channel.INFORMATION, orjson.dumps({**body, "beat": f"{self._boot_id}:{int(self._clock() * 1000)}"}))
 
     def _send_inventory(self) -> None:
-        if self.is_connected:
-            entries = tuple(self._entry(item) for item in self.machine.instances.values())
-            body = ResourceList(entries=entries, is_inventory=True, sequence=self._sequence)
-            self._broker.publish(self.name, self.node_id, "inventory", body, qos=0)
-
-    def _entry(self, item: Instance) -> ResourceEntry:
-        ref = item.ref
-        return ResourceEntry(
-            job_name=item.spec.name,
-            number=ref.number,
-            status=item.status,
-            detail=item.detail,
-            job_id=ref.job_id,
-            generation=ref.generation,
-            exit_code=item.exit_code,
-        )
+        held = self.machine.instances.values()
+        self._say(Channel.RESOURCES, self._inventories.compose(held, {}, self._sequence, self._clock()))
 
     def _pump(self) -> None:
-        """Send the outbox in order; what the broker did not acknowledge is sent again."""
-        if not self.is_connected:
-            return
-        for sent in self._outbox[:WINDOW]:
-            state = sent.state
-            report = StateReport(
-                job_name=state.job_name,
-                number=state.ref.number,
-                status=state.status,
-                detail=state.detail,
-                job_id=state.ref.job_id,
-                generation=state.ref.generation,
-                exit_code=state.exit_code,
-                sequence=sent.sequence,
-            )
-            if self._broker.publish(self.name, self.node_id, "state", report, qos=1):
-                self._soon(0.05, partial(self._acknowledged, sent))
+        """Hand the outbox to the session, in order; each message once for each session."""
+        handed = {message.sequence for message in self._sent.values()}
+        for message in self._outbox:
+            if len(self._sent) >= WINDOW:
+                return
+            if message.sequence not in handed:
+                mid = self._say(Channel.STATE, messages.state(message, "127.0.0.1"), 1)
+                if mid is None:
+                    return
+                self._sent[mid] = message
 
-    def _acknowledged(self, sent: Sent) -> None:
-        if sent in self._outbox:
-            self._outbox.remove(sent)
-            self._handle(StateAcknowledged(sent.state.ref, sent.state.status))
+    def _published(self, mid: int) -> None:
+        message = self._sent.pop(mid, None)
+        if message is not None:
+            self._outbox.remove(message)
+            self._handle(StateAcknowledged(message.ref, message.status, message.sequence))
+            self._pump()
 
     # The machine
 
     def _clock(self) -> float:
-        return self._loop.now + self.skew_s
+        return self._loop.time() + self._skew_s
 
     def _handle(self, event: Event) -> None:
         self._follow(self.machine.handle(event, self._clock()))
 
     def _follow(self, instructions: list[Instruction]) -> None:
-        fresh = False
+        has_fresh = False
         for item in instructions:
             match item:
                 case Save(instance):
                     self._disk[instance.ref] = instance
                 case Publish():
-                    self._sequence += 1
-                    self._outbox.append(Sent(self._sequence, item))
-                    fresh = True
+                    self._enqueue(item)
+                    has_fresh = True
                 case Fence(ref):
                     self._fences[ref.slot] = ref.generation
                 case Forget(ref):
@@ -252,11 +283,28 @@ class SimWorker:
                     self._end(ref, is_kill=isinstance(item, Kill))
                 case _:
                     raise AssertionError(f"the simulation knows no {item}")
-        if fresh:
+        if has_fresh and self.client is not None:
             self._pump()
         due = self.machine.next_due()
         if due is not None:
-            self._soon(due - self._clock() + 1e-6, self._tick)
+            self.soon(max(due - self._clock(), 0.0) + 1e-6, self._tick)
+
+    def _enqueue(self, item: Publish) -> None:
+        self._sequence += 1
+        self._world.story.tell(f"{self.name} says", item.status, item.ref, item.detail)
+        self._outbox.append(
+            Message(
+                sequence=self._sequence,
+                ref=item.ref,
+                job_name=item.job_name,
+                status=item.status,
+                detail=item.detail,
+                exit_code=item.exit_code,
+                at_ms=0,
+                incoming=item.incoming,
+                restarts=item.restarts,
+            )
+        )
 
     def _tick(self) -> None:
         due = self.machine.next_due()
@@ -267,87 +315,62 @@ class SimWorker:
 
     def _start(self, start: Start) -> None:
         workload = self.workloads[start.ref] = Workload(start)
-        self._soon(self._rng.uniform(0.05, self.start_s), lambda: self._started(workload))
+        self.soon(self._rng.uniform(0.05, self.start_s), self._started, workload)
 
     def _started(self, workload: Workload) -> None:
-        ref = workload.start.ref
+        ref, spec = workload.start.ref, workload.start.spec
         if self.workloads.get(ref) is not workload:
             return
         if self._rng.random() < self.start_failure:
             del self.workloads[ref]
             self._handle(StartFailed(ref, "the image is not there"))
             return
-        workload.is_running = True
-        self._world.on_run(self, ref)
-        if workload.start.spec.one_shot:
-            self._loop.after(self._rng.uniform(1.0, 20.0), lambda: self._exit(workload, 0))
+        workload.copy = self._world.copies.begin(self.name, ref.slot, ref.generation, mark_of(spec.image), spec)
+        if spec.one_shot:
+            self._loop.call_later(self._rng.uniform(1.0, 20.0), self._exit, workload, 0, End.EXITED)
         self._handle(Started(ref))
 
-    def fail(self, ref: Ref) -> None:
-        """A workload crashes."""
-        self._exit(self.workloads[ref], 1)
+    def fail(self, copy: Copy, code: int) -> None:
+        """A workload ends by itself."""
+        for workload in list(self.workloads.values()):
+            if workload.copy is copy:
+                self._exit(workload, code, End.CRASHED)
 
-    def _exit(self, workload: Workload, code: int) -> None:
+    def _exit(self, workload: Workload, code: int, how: End) -> None:
         ref = workload.start.ref
-        if self.workloads.get(ref) is not workload or not workload.is_running:
+        if self.workloads.get(ref) is not workload or not workload.is_running or workload.copy is None:
             return
-        workload.is_running, workload.end = False, code
+        workload.end = code
+        self._world.copies.end(workload.copy, how)
         if self.is_up:
             self._handle(Exited(ref, Exit(code=code)))
 
     def _end(self, ref: Ref, *, is_kill: bool) -> None:
         workload = self.workloads.get(ref)
-        is_deaf = workload is not None and workload.is_running and not is_kill and self._rng.random() < 0.1
-        if is_deaf:
+        if workload is not None and workload.is_running and not is_kill and self._rng.random() < self.deafness:
             return
+        pause_s = 0.05 if is_kill else self._rng.uniform(0.05, 2.0)
+        self._loop.call_later(pause_s, partial(self._ended, ref, workload))
 
-        def ended() -> None:
-            if self.workloads.get(ref) is workload and workload is not None:
-                del self.workloads[ref]
-            if self.is_up:
-                self._handle(Exited(ref, Exit(reason="stopped")))
-
-        self._loop.after(0.05 if is_kill else self._rng.uniform(0.05, 2.0), ended)
+    def _ended(self, ref: Ref, workload: Workload | None) -> None:
+        if workload is not None and self.workloads.get(ref) is workload:
+            del self.workloads[ref]
+            if workload.copy is not None:
+                cause = self.machine.instances[ref].cause if ref in self.machine.instances else Cause.DELETED
+                self._world.copies.end(workload.copy, End.CUT_OFF if cause is Cause.CUT_OFF else End.COMMANDED)
+        if self.is_up:
+            self._handle(Exited(ref, Exit(reason="stopped")))
 
     def _recover(self, ref: Ref) -> None:
         workload = self.workloads.get(ref)
         if workload is None:
-            self._soon(0.1, lambda: self._handle(Vanished(ref, "it was not found again")))
+            self.soon(0.1, self._handle, Vanished(ref, "it was not found again"))
         elif workload.is_running:
-            self._soon(0.1, lambda: self._handle(Started(ref)))
+            self.soon(0.1, self._handle, Started(ref))
         else:
-            self._soon(0.1, lambda: self._handle(Exited(ref, Exit(code=workload.end))))
-
-    # Time
-
-    def _soon(self, delay_s: float, call: Callable[[], None]) -> None:
-        """Call it unless the worker has crashed meanwhile."""
-        epoch = self.epoch
-        self._loop.after(delay_s, lambda: call() if self.epoch == epoch and self.is_up else None)
-
-    def _every(self, period_s: float, call: Callable[[], None]) -> None:
-        epoch = self.epoch
-
-        def beat() -> None:
-            if self.epoch == epoch:
-                call()
-                self._loop.after(period_s, beat)
-
-        self._loop.after(self._rng.random() * period_s, beat)
+            self.soon(0.1, self._handle, Exited(ref, Exit(code=workload.end)))
 
 
 def _from_disk(item: Instance) -> Instance:
     """What the worker's database keeps of an instance; all else is as new."""
     return Instance(**{name: getattr(item, name) for name in KEPT})
-
-
-def machine_of(name: str, cpu_millicores: int) -> Registration:
-    """What a simulated machine says of itself."""
-    return Registration(
-        name=name,
-        ip="127.0.0.1",
-        port=1,
-        dialect=Dialect.WORKER,
-        technologies=("docker",),
-        capacity=Resources(cpu_millicores=cpu_millicores),
-    )

@@ -1,291 +1,275 @@
-"""A simulated cluster: clients, manager, broker and machines on virtual time, and what is expected of them."""
+"""A simulated cluster: real manager and scheduler, machines of every kind, and everything between them."""
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import random
-from collections import Counter, defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from cluster.errors import ClusterError
-from cluster.jobs import JobSpec, OnDisconnect, Resources, RestartPolicy
-from cluster.nodes import Registration
-from manager.domain.model import Instance, InstanceKey, InstanceState
-from simulation.broker import Broker
-from simulation.invariants import check_state
-from simulation.loop import Loop
-from simulation.manager import SimManager
-from simulation.worker import SimWorker, machine_of
-from worker.records import Ref
+from cluster.nodes import parse_registration
+from cluster.topics import Channel, parse
+from cluster.v1 import manager_pb2 as pb
+from manager.domain.model import Instance, InstanceKey
+from manager.ports import Kind
+from manager.rpc.convert import registration_to_proto
+from manager.settings import ManagerSettings
+from simulation.broker import SimBroker
+from simulation.clients import Clients
+from simulation.engine import SimEngine
+from simulation.judge import Judge
+from simulation.loop import VirtualLoop
+from simulation.manager import BOOTED_S, EPOCH_S, AwayError, SimManager
+from simulation.network import Link, Quality
+from simulation.node import SimNode
+from simulation.readers import Readers
+from simulation.scheduler import SimScheduler
+from simulation.seed import SimSeed
+from simulation.storage import Disk, Weather
+from simulation.story import Story
+from simulation.timeline import Timeline
+from simulation.truth import Copies, Copy
+from simulation.worker import SimWorker
 
-S = InstanceState
-KEEPALIVE_S = 15.0
-DRAIN_PERIOD_S = 2.0
-
-
-@dataclass(eq=False)
-class Wish:
-    """A specification that is to run, or None for a deletion."""
-
-    spec: JobSpec | None
-
-
-@dataclass
-class Expectation:
-    """What the clients of one instance may expect: the last wish that was answered, or any wish since."""
-
-    wishes: list[Wish] = field(default_factory=lambda: [Wish(None)])
-    changes: int = 0
+HEARD = (Channel.INFORMATION, Channel.RESOURCES)
+UNREACHABLE_S = 5.0
+NODES_LATER_S = 1.0
+SWALLOWED = ("ticks_failed", "follow_ups_failed", "plans_failed", "mqtt_stumbled", "mqtt_malformed")
 
 
 class World:
-    """`seed` decides everything that is random."""
+    """`seed` decides everything that is random. `run` lets time pass, `close` ends it."""
 
-    def __init__(self, seed: int, machines: int = 4, cpu_millicores: int = 2000) -> None:
-        self.rng = random.Random(seed)
-        self.loop = Loop()
-        self.broker = Broker(self.loop, self.rng)
-        self.manager = SimManager(self.loop, self.broker, self.rng)
-        self.expected: defaultdict[InstanceKey, Expectation] = defaultdict(Expectation)
-        self.runs: Counter[tuple[str, int]] = Counter()
-        self.runs_of: Counter[Ref] = Counter()
-        self.workers = [self._machine(f"m{number}", cpu_millicores) for number in range(machines)]
+    def __init__(
+        self,
+        seed: int,
+        kinds: Sequence[str] = ("worker",) * 4,
+        *,
+        cpu_millicores: int = 2000,
+        is_text: bool = False,
+        forgets: bool = False,
+        has_readers: bool = True,
+        **settings: Any,
+    ) -> None:
+        self.loop = VirtualLoop()
+        self.loop.run_until_complete(
+            self._make(seed, kinds, cpu_millicores, settings, is_text=is_text, forgets=forgets)
+        )
+        self._has_readers = has_readers
 
-    def _machine(self, name: str, cpu_millicores: int) -> SimWorker:
-        return SimWorker(self, self.loop, self.broker, self.rng, machine_of(name, cpu_millicores))
+    async def _make(
+        self,
+        seed: int,
+        kinds: Sequence[str],
+        cpu_millicores: int,
+        settings: dict[str, Any],
+        *,
+        is_text: bool,
+        forgets: bool,
+    ) -> None:
+        self.rng = random.Random(f"world {seed}")
+        self.story = Story(self.loop.time)
+        self.story.listen(self.loop)
+        self.epoch_s = EPOCH_S
+        self.settings = ManagerSettings(_env_file=None, **settings)  # type: ignore[call-arg]
+        self.rules = self.settings.lease_rules()
+        self.quality = Quality()
+        self.disk = Disk(self._rng("disk"), is_text=is_text)
+        self.broker = SimBroker(self._rng("broker"), self.quality, forgets=forgets)
+        self.copies = Copies(self.loop.time)
+        self.timeline = Timeline(self.loop.time, self.rules)
+        self.manager_link = Link("manager", self._rng("manager link"), self.quality)
+        self.manager = SimManager(
+            self.settings, self.disk, self.broker, self.manager_link, self._rng("manager"), self.story
+        )
+        self.scheduler = SimScheduler(lambda: self.manager.server, self._rng("scheduler"), self.story)
+        self.manager.find_scheduler = lambda: self.scheduler.server
+        self.manager.on_serving = self._serving
+        self.manager.on_stopped = self._stopped
+        self.broker.on_will = self._will
+        self._names: dict[str, str] = {}
+        self.nodes: dict[str, SimNode] = {}
+        for number, kind in enumerate(kinds):
+            self.add(kind, f"n{number}", cpu_millicores)
+        self.clients = Clients(self)
+        self.judge = Judge(self)
+        self.readers = Readers(self, self._rng("readers"))
+        self._serving_since_s = self._store_since_s = self.quality_since_s = 0.0
+        self._scheduler_since_s = 0.0
+
+    def _rng(self, part: str) -> random.Random:
+        return random.Random(f"{part} {self.rng.random()}")
+
+    def add(self, kind: str, name: str, cpu_millicores: int) -> SimNode:
+        """A machine more."""
+        rng = self._rng(name)
+        node: SimNode
+        if kind.startswith("engine"):
+            node = SimEngine(self, name, rng, kind[-1], max(cpu_millicores // 1000, 1))
+        elif kind in ("seed", "mute"):
+            node = SimSeed(self, name, rng, reports=kind == "seed")
+        else:
+            node = SimWorker(self, name, rng, cpu_millicores)
+        self.nodes[name] = node
+        return node
+
+    # Running
 
     def boot(self) -> None:
         """Start everything."""
+        self.loop.run_until_complete(self._boot())
+
+    async def _boot(self) -> None:
         self.manager.boot()
-        for worker in self.workers:
-            worker.boot()
+        self.scheduler.boot()
+        await asyncio.sleep(NODES_LATER_S)
+        for node in self.nodes.values():
+            node.boot()
+        if self._has_readers:
+            self._reading = self.loop.create_task(self.readers.run())
 
     def run(self, seconds: float) -> None:
-        """Let time pass."""
-        self.loop.run_until(self.loop.now + seconds)
+        """Let time pass, then raise AssertionError with what went wrong."""
+        self.loop.run_for(seconds)
+        self.check()
 
-    # What machines ask for and tell
+    def do(self, function: Callable[[], None]) -> None:
+        """Call a function on the loop."""
 
-    def register(self, registration: Registration, answered: Callable[[str], None]) -> None:
-        """Registration over HTTP, tried again until it works."""
+        async def work() -> None:
+            function()
 
-        def attempt() -> None:
-            with contextlib.suppress(ClusterError):
-                self.manager.register(registration, done)
-            if not is_answered:
-                self.loop.after(2.0, attempt)
+        self.loop.run_until_complete(work())
 
-        def done(node_id: str) -> None:
-            is_answered.append(True)
-            answered(node_id)
+    def close(self) -> None:
+        """End it all."""
+        self.manager.kill()
+        self.scheduler.kill()
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.run_for(0.1)
+        self.loop.close()
+        self.story.close()
 
-        is_answered: list[bool] = []
-        self.loop.after(self.rng.random(), attempt)
+    def check(self) -> None:
+        """Raise AssertionError with what no process, no promise and no reader may ever see."""
+        problems = [*self.judge.problems, *self.readers.problems, *self.story.stumbles]
+        for process in filter(None, (self.manager.process, self.scheduler.server and self.scheduler.server.process)):
+            problems += [f"{process.name} failed: {error!r}" for error in process.failures]
+        core = self.manager.core
+        if core is not None:
+            problems += [f"{name}: {core.counters[name]}" for name in SWALLOWED if core.counters[name]]
+        assert not problems, "\n".join(problems)
 
-    def on_run(self, worker: SimWorker, ref: Ref) -> None:
-        """A workload begins to run somewhere: is it allowed to?"""
-        self.runs[ref.slot] += 1
-        self.runs_of[ref] += 1
-        spec = worker.workloads[ref].start.spec
-        expected = self.expected[InstanceKey(*ref.slot)]
-        is_single = spec.on_disconnect is OnDisconnect.STOP_AFTER and expected.changes == 1
-        others = [(other, item) for other in self.workers for item in other.running() if item.slot == ref.slot]
-        is_newest = all(item.generation <= ref.generation for _, item in others)
-        is_promised = not self._was_given_up(ref) and not any(other.has_crashed for other, _ in others)
-        if is_single and is_newest and is_promised:
-            assert len(others) == 1, f"{ref} runs beside {others} although stop_after promises one copy"
-        if spec.one_shot:
-            assert self.runs_of[ref] == 1, f"the one-shot {ref} ran {self.runs_of[ref]} times"
+    def now_s(self) -> float:
+        """Virtual seconds."""
+        return self.loop.time()
 
-    def _was_given_up(self, ref: Ref) -> bool:
-        """Whether the manager missed an answer beyond its deadline: then it places anew without waiting for a stop."""
-        instance = self.manager.state.instances.get(InstanceKey(*ref.slot))
-        return instance is not None and any(
-            event.kind == "failed" and event.actor == "manager" for event in instance.events
-        )
+    # What nodes ask for and tell
 
-    def on_deleted(self, worker: SimWorker, ref: Ref) -> None:
-        """A worker is told to stop a copy: what the durable state calls current is never stopped."""
-        instance: Instance | None = self.manager.disk.get(("instance", InstanceKey(*ref.slot)))
-        current = instance.current if instance else None
-        if current and current.generation == ref.generation:
-            assert current.state is S.STOPPING, f"a delete stopped the current copy {ref} of {instance}"
+    async def register(self, node: SimNode, body: dict[str, Any]) -> dict[str, str]:
+        """`POST /api/node/register` through the gateway. Raises ClusterError."""
+        if node.link.is_cut:
+            await asyncio.sleep(UNREACHABLE_S)
+            raise AwayError("no way to the gateway", has_arrived=False)
+        request = pb.RegisterNodeRequest(registration=registration_to_proto(parse_registration(body)))
 
-    # Clients
+        def arrived() -> None:
+            if node.name in self.timeline.accounts:
+                self.timeline.heard(node.name, is_telemetry=False)
 
-    def deploy(self, key: InstanceKey, spec: JobSpec) -> None:
-        """A client deploys; without an answer nobody knows whether it counts."""
-        self._ask(key, spec, lambda answered: self.manager.deploy(key, spec, answered))
-
-    def delete(self, key: InstanceKey) -> None:
-        """A client deletes."""
-        self._ask(key, None, lambda answered: self.manager.delete(key, answered))
-
-    def move(self, key: InstanceKey) -> None:
-        """An operator moves it; two copies are meant to run for a moment."""
-        self.expected[key].changes += 1
-        with contextlib.suppress(ClusterError):
-            self.manager.move(key)
-
-    def update(self, key: InstanceKey, spec: JobSpec, *, rolls_back: bool) -> None:
-        """An operator changes the job behind a health gate: it will run the new specification, or the old one again."""
-        self.expected[key].changes += 1
-        with contextlib.suppress(ClusterError):
-            self.manager.update(key.job_id, spec, rolls_back=rolls_back)
-            self.expected[key].wishes.append(Wish(spec))
-
-    def drain(self, worker: SimWorker, seconds: float) -> None:
-        """An operator empties a machine, move by move, and gives it back after a while."""
-        ends_s = self.loop.now + seconds
-
-        def step() -> None:
-            if self.loop.now >= ends_s:
-                self.uncordon(worker)
-                return
-            with contextlib.suppress(ClusterError):
-                self.manager.cordon(worker.node_id, is_cordoned=True)
-                for key in tuple(self.manager.state.on_node[worker.node_id]):
-                    self.move(key)
-            self.loop.after(DRAIN_PERIOD_S, step)
-
-        if worker.node_id in self.manager.state.nodes:
-            step()
-
-    def uncordon(self, worker: SimWorker) -> None:
-        """Give a machine back; tried until the manager takes it."""
-        try:
-            if worker.node_id in self.manager.state.nodes:
-                self.manager.cordon(worker.node_id, is_cordoned=False)
-        except ClusterError:
-            self.loop.after(DRAIN_PERIOD_S, lambda: self.uncordon(worker))
-
-    def _ask(self, key: InstanceKey, wish: JobSpec | None, call: Callable[[Callable[[bool], None]], None]) -> None:
-        expected = self.expected[key]
-        mine = Wish(wish)
-
-        def answered(is_saved: bool) -> None:
-            is_final = wish is None or not self.manager.is_updating(key.job_id)
-            if is_saved and is_final and mine in expected.wishes:
-                del expected.wishes[: expected.wishes.index(mine)]
+        def answered(response: Any) -> None:
+            self._names[response.node_id] = node.name
+            self.timeline.heard(node.name, is_telemetry=False)
+            self.timeline.account(node.name).registered_s = self.loop.time()
 
         try:
-            call(answered)
-        except ClusterError:
-            return
-        expected.changes += 1
-        expected.wishes.append(mine)
+            response = await self.manager.call("RegisterNode", request, arrived=arrived, answered=answered)
+        except ClusterError as error:
+            self.story.tell(f"{node.name} is not registered:", error.detail)
+            raise
+        if node.link.is_cut:
+            raise AwayError("no way back from the gateway", has_arrived=True)
+        self.story.tell(f"{node.name} is registered as", response.node_id)
+        return {"id": response.node_id, "MQTT_BROKER_PORT": str(response.mqtt_broker_port)}
 
-    # Faults
+    def name_of(self, node_id: str) -> str:
+        """The name of the node of an id, "" where it is unknown."""
+        return self._names.get(node_id, "")
 
-    def cut(self, worker: SimWorker, seconds: float) -> None:
-        """A partition between a machine and everything else."""
-        self.broker.cut.add(worker.name)
-        worker.disconnect()
-        self._will_later(worker, KEEPALIVE_S)
-        self.loop.after(seconds, lambda: self.broker.cut.discard(worker.name))
+    def _serving(self, manager: SimManager) -> None:
+        self._serving_since_s = self.loop.time()
+        self.timeline.starts_s.append(self._serving_since_s)
+        assert manager.bridge is not None
+        manager.bridge.on_arrival = self._arrived
+        manager.bridge.on_echo = lambda sent_s: self.timeline.echo(sent_s - BOOTED_S)
 
-    def _will_later(self, worker: SimWorker, delay_s: float) -> None:
-        def publish() -> None:
-            if not worker.is_connected and worker.node_id:
-                self.broker.publish("broker", worker.node_id, "will", None, qos=1)
+    def _stopped(self, _manager: SimManager) -> None:
+        self.clients.manager_stopped()
 
-        self.loop.after(delay_s, publish)
+    def _arrived(self, topic: str) -> None:
+        parsed = parse(topic)
+        if parsed is not None and (name := self._names.get(parsed[0])):
+            self.timeline.heard(name, is_telemetry=parsed[1] in HEARD)
 
-    def crash(self, worker: SimWorker, seconds: float, *, power: bool = False) -> None:
-        """The worker, or its whole machine, dies and comes back."""
-        if not worker.is_up:
-            return
-        worker.power_off() if power else worker.crash()
-        self._will_later(worker, self.rng.random())
-        self.loop.after(seconds, lambda: None if worker.is_up else worker.boot(is_new_boot=power))
+    def _will(self, topic: str) -> None:
+        parsed = parse(topic)
+        if parsed is not None and (name := self._names.get(parsed[0])):
+            self.timeline.will(name)
+            self.story.tell("last will of", name)
 
-    def crash_manager(self, seconds: float) -> None:
-        """`kill -9` of the manager and a new start."""
-        if self.manager.is_up:
-            self.manager.crash()
-            self.manager.wall_skew_s = self.rng.uniform(-2.0, 2.0)
-            self.loop.after(seconds, lambda: None if self.manager.is_up else self.manager.boot())
+    # What is known of faults
 
-    def crash_broker(self, seconds: float) -> None:
-        """The broker dies: every session breaks."""
-        if not self.broker.is_up:
-            return
-        self.broker.is_up = False
-        self.broker.disconnect_manager()
-        self.manager.lose_broker()
-        for worker in self.workers:
-            worker.disconnect()
-        self.loop.after(seconds, self.broker.restart)
+    def store_changed(self) -> None:
+        """The database's weather is another from now on."""
+        self._store_since_s = self.loop.time()
 
-    def fail_store(self, seconds: float) -> None:
-        """No write works for a while."""
-        self.manager.is_failing = True
-        self.loop.after(seconds, self.heal_store)
+    def quality_changed(self) -> None:
+        """The network's quality is another from now on."""
+        self.quality_since_s = self.loop.time()
 
-    def fail_workload(self, worker: SimWorker) -> None:
-        """A workload of a machine crashes."""
-        running = worker.running()
-        if running:
-            worker.fail(self.rng.choice(running))
+    def scheduler_changed(self) -> None:
+        """The scheduler came or went."""
+        self._scheduler_since_s = self.loop.time()
 
-    def heal_store(self) -> None:
-        """Writes work again."""
-        self.manager.is_failing = False
+    def judged_since(self) -> float:
+        """Since when the manager can judge, but for times in which nobody could be heard."""
+        if not self.manager.is_serving or self.disk.weather != Weather():
+            return self.loop.time()
+        core = self.manager.core
+        if (core is not None and core.writer.failure) or self.manager.store_is_busy:
+            self._store_since_s = self.loop.time()
+        return max(self._serving_since_s, self._store_since_s)
 
-    # The end
+    def good_since(self, node: str) -> float:
+        """Since when nothing keeps the cluster from knowing what is on a node."""
+        found = self.nodes[node]
+        if not found.is_talking or found.client is None or self.quality.delay_s > 1.0 or self.quality.loss:
+            return self.loop.time()
+        account = self.timeline.accounts.get(node)
+        mended_s = max((last_s for _, last_s in account.faults), default=0.0) if account else 0.0
+        registered_s = account.registered_s if account else 0.0
+        times = (found.client.connected_s, min(mended_s, self.loop.time()), self.quality_since_s, registered_s)
+        return max(self.judged_since(), self.timeline.deaf_until_s, *times)
 
-    def problems(self) -> list[str]:
-        """What is not yet as it must be in the end; empty once the cluster has settled."""
-        check_state(self.manager.state)
-        found = []
-        running = Counter(ref for worker in self.workers for ref in worker.running())
-        for key, expected in self.expected.items():
-            instance = self.manager.state.instances.get(key)
-            copies = [ref for ref in running.elements() if ref.slot == tuple(key)]
-            stories = [self._problem(key, instance, copies, wish.spec) for wish in expected.wishes]
-            if all(stories):
-                found.append(f"{key}: {stories[-1]}; {copies} run; {instance}")
-        found += [f"{worker.name} owes {worker._outbox[0]}" for worker in self.workers if worker._outbox]
-        return found
+    def planned_since(self) -> float:
+        """Since when nothing keeps the cluster from finding a node for what wants one."""
+        channels = (self.scheduler.stream, self.manager.scheduler_channel)
+        if not self.scheduler.is_up or any(channel.is_cut for channel in channels):
+            return self.loop.time()
+        return max(self.judged_since(), self._scheduler_since_s, self.quality_since_s)
 
-    def _problem(self, key: InstanceKey, instance: Instance | None, copies: list[Ref], wish: JobSpec | None) -> str:
-        if wish is None:
-            is_gone = instance is None or instance.state is S.STOPPED
-            return "" if is_gone and not copies else "it is to be gone"
-        if instance is None or not instance.is_desired or instance.spec != wish:
-            return f"it is to run {wish}"
-        if any(instance.placements()) and (instance.successor or instance.retiring):
-            return "a move or a change is under way"
-        if instance.state is S.RUNNING and instance.current:
-            is_there = copies == [Ref(*key, instance.current.generation)]
-            return "" if is_there else "exactly the current copy is to run"
-        if copies:
-            return "a copy runs that does not count"
-        if instance.state is S.PENDING:
-            return "" if instance.refusals and self._is_full(instance) else "there is room for it"
-        is_final = instance.state in (S.COMPLETED, S.FAILED, S.LOST) and instance.retry_at_ms is None
-        return "" if is_final and wish.restart_policy is not RestartPolicy.ALWAYS else "it is on its way"
+    def can_tell(self, node: str) -> bool:
+        """Whether what becomes of a node's workloads is ever known: the seed's nodes tell it once, or never."""
+        found = self.nodes[node]
+        return not isinstance(found, SimSeed) or (found.reports and not self.broker.forgets)
 
-    def _is_full(self, instance: Instance) -> bool:
-        state = self.manager.state
-        return all(state.unfit_reason(node_id, instance.spec) for node_id in state.nodes)
-
-    def settle(self, limit_s: float = 600.0) -> float:
-        """No more faults: the cluster must come to rest. Answers after how many seconds it did."""
-        started = self.loop.now
-        while self.problems():
-            assert self.loop.now - started < limit_s, "not settled:\n" + "\n".join(self.problems())
-            self.run(5.0)
-        return self.loop.now - started
-
-
-def service(name: str, cpu_millicores: int = 500, **facts: object) -> JobSpec:
-    """A job that runs for ever."""
-    demand = Resources(cpu_millicores=cpu_millicores)
-    return JobSpec(name=name, image="image", technology="docker", demand=demand, stop_grace_s=2.0, **facts)  # type: ignore[arg-type]
-
-
-def one_shot(name: str, cpu_millicores: int = 500) -> JobSpec:
-    """A job that ends by itself."""
-    return service(name, cpu_millicores, one_shot=True, restart_policy=RestartPolicy.NEVER)
+    def was_helpless(self, copy: Copy) -> bool:
+        """Whether its worker could not have stopped a copy, or the manager could not have waited for it."""
+        account = self.timeline.accounts.get(copy.node)
+        has_failed = account is not None and account.has_crashed
+        record = self.disk.records.get((Kind.INSTANCE, str(InstanceKey(*copy.slot))))
+        events = self.disk.log.get(f"instance:{InstanceKey(*copy.slot)}", ())
+        is_given_up = any(event.kind == "failed" and event.actor == "manager" for event in events)
+        return has_failed or is_given_up or not isinstance(record, Instance)

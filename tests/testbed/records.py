@@ -11,6 +11,7 @@ from cluster.jobs import JobSpec
 from cluster.nodes import Registration
 from manager.domain.model import Instance, InstanceKey, InstanceState, Job, Node, Record, Setting
 from manager.ports import Change, Kind
+from testbed.texts import texts
 
 KINDS: dict[type[Record], Kind] = {
     Node: Kind.NODE,
@@ -19,7 +20,7 @@ KINDS: dict[type[Record], Kind] = {
     Setting: Kind.SETTING,
 }
 _INTEGERS = st.integers(-(2**63), 2**63 - 1)
-_WORDS = st.text(max_size=8) | st.sampled_from(['{"a.b":{"$c":12345678901234567890}}', "", "Ünï\0cödé", "$set", "a.b"])
+_WORDS = texts(max_size=8) | st.sampled_from(['{"a.b":{"$c":12345678901234567890}}', "", "Ünï\0cödé", "$set", "a.b"])
 
 
 def records() -> st.SearchStrategy[Record]:

@@ -8,8 +8,6 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("cluster", "manager", "scheduler", "gateway", "worker", "clusterctl")
 RARELY = 0.05
@@ -28,13 +26,6 @@ def _functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
-
-
-def _committed_files() -> list[Path]:
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listing.returncode != 0:
-        pytest.skip("not a git work tree")
-    return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
 def test_generated_code_matches_the_protos() -> None:
@@ -67,6 +58,37 @@ def test_every_test_states_its_behaviour() -> None:
         if function.name.startswith("test_") and not ast.get_docstring(function)
     ]
     assert silent == []
+
+
+def test_only_the_testbed_skips_a_test() -> None:
+    """Whatever a test needs is a real part, so that CI knows of each that is missing."""
+    ways = {"skip", "skipif", "importorskip", "SkipTest", "skipTest"}
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    assert [str(path.relative_to(ROOT)) for path in files if ways & _words(path)] == ["tests/testbed/requirement.py"]
+
+
+def test_what_the_testbed_looks_for_can_be_installed() -> None:
+    """Every program that the tests find on the host is one that `make setup-real` brings."""
+    offered = (ROOT / "scripts" / "install_real_parts.sh").read_text()
+    sought = {name for path in (ROOT / "tests").rglob("*.py") for name in _programs_sought(path)}
+    assert {"as", "ld", "qemu-system-x86_64", "mkfs.ext4"} <= sought
+    assert sorted(name for name in sought if f"[{name}]=" not in offered) == []
+
+
+def _words(path: Path) -> set[str]:
+    """Every name and attribute that a file speaks of."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    names |= {node.id for node in nodes if isinstance(node, ast.Name)}
+    return names | {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
+
+
+def _programs_sought(path: Path) -> Iterator[str]:
+    """The words that a file gives to `find` and `lacking` of `testbed.commands`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("find", "lacking"):
+            words = [word for word in node.args if isinstance(word, ast.Constant) and isinstance(word.value, str)]
+            yield from (str(word.value) for word in words)
 
 
 def test_files_are_rarely_long() -> None:
@@ -103,8 +125,8 @@ def test_nothing_is_left_to_do() -> None:
 def test_no_registry_is_named_in_what_is_committed() -> None:
     """Locks and settings name packages and hashes, and leave the registry to the machine."""
     hosts = re.compile(r"--(extra-)?index-url|registry\.npmjs|pypi\.org/simple|files\.pythonhosted|\"resolved\":")
-    names = {"requirements.lock", "pyproject.toml", "package.json", "Makefile", "pom.xml"}
-    files = [path for path in _committed_files() if path.name in names or path.is_relative_to(ROOT / "scripts")]
+    files = [ROOT / name for name in ("requirements.lock", "pyproject.toml", "package.json", "Makefile")]
+    files += [*(ROOT / "tests").rglob("pom.xml"), *(path for path in (ROOT / "scripts").rglob("*") if path.is_file())]
     assert [str(path.relative_to(ROOT)) for path in files if hosts.search(path.read_text())] == []
 
 

@@ -218,12 +218,12 @@ class UnikernelRuntime(ProcessRuntime):
         await run.start(command_line(guest, is_incoming=is_incoming), {}, groups)
         if spec.demand.cpu_millicores and not groups:
             self._be_nice(run)
-        async with self._talking(workload.ref):
-            try:
+        try:
+            async with self._talking(workload.ref):
                 return await self._connect(workload.ref)
-            except BaseException:
-                run.signal(signal.SIGKILL)
-                raise
+        except BaseException:  # one too busy to answer in time would be in the way of the next try
+            await self._end(workload.ref)
+            raise
 
     @contextlib.asynccontextmanager
     async def _talking(self, ref: Ref) -> AsyncIterator[None]:

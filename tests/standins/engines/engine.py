@@ -113,14 +113,22 @@ class Engine:
 
     def start(self) -> "Engine":
         """Remove all containers, register once, connect. Raises CrashedError where the real one would exit."""
-        self.containerd.remove_all()
-        self.starting, self.known, self._backlog = {}, {}, []
+        self.reset()
         port = self._register()
         self._agenda = Agenda(f"engine {self.host}")
         self._client = self._connect(port)
-        self.is_up = True
-        self._agenda.after(self.timing.period_s, self._beat)
+        self.begin()
         return self
+
+    def reset(self) -> None:
+        """A fresh process removes all containers and knows nothing."""
+        self.containerd.remove_all()
+        self.starting, self.known, self._backlog = {}, {}, []
+
+    def begin(self) -> None:
+        """It is registered and connected: from now on it tells what it runs."""
+        self.is_up = True
+        self.later(self.timing.period_s, self._beat)
 
     def sigkill(self) -> None:
         """The process ends at once; its containers live on."""
@@ -318,7 +326,11 @@ class Engine:
     says_dead_first = False
 
     def _exited(self, service: Service) -> None:
+        self.end(service, int(service.command[1]))
+
+    def end(self, service: Service, code: int) -> None:
+        """A container ends by itself."""
         if self.known.get(service.container) is service:
             del self.known[service.container]
             self.containerd.remove(service.container)
-            self.on_exit(service, int(service.command[1]))
+            self.on_exit(service, code)

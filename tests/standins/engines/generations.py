@@ -1,6 +1,8 @@
 """What differs between the generations A to D: keys, units, words, and how a delete goes."""
 
 import json
+from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from standins.engines.engine import Engine
@@ -13,8 +15,13 @@ _GPU = {"gpu_driver": "-", "gpu_usage": 0, "gpu_cores": 0, "gpu_temp": 0, "gpu_m
 
 
 def recorded(generation: str, name: str) -> Any:
-    """A recording of the real engine."""
-    return json.loads((VECTORS / generation / f"{name}.json").read_text())
+    """A recording of the real engine, which is not to be changed."""
+    return _read(VECTORS / generation / f"{name}.json")
+
+
+@cache
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 class EngineA(Engine):
@@ -50,10 +57,10 @@ class EngineA(Engine):
         amounts = {"cpu": "100.500000", "memory": "1294336.000000", "disk": "24576"}
         return {**amounts, "job_name": service.name, "virtualization": "docker", "instance": service.number}
 
-    def start(self) -> "Engine":
+    def reset(self) -> None:
         """A fresh process is not busy."""
         self._busy = None
-        return super().start()
+        super().reset()
 
     def on_command(self, verb: str, payload: bytes) -> None:
         """While a delete waits, everything else waits behind it."""

@@ -23,10 +23,11 @@ from cluster.payloads import (
     write_command,
 )
 from cluster.v1 import job_pb2
+from testbed.texts import texts
 
 MEBIBYTE = 1024 * 1024
 NAMES = st.text(string.ascii_letters + string.digits, min_size=1, max_size=8)
-TEXTS = st.text(max_size=8).filter(lambda text: not any("\ud800" <= sign <= "\udfff" for sign in text))
+TEXTS = texts(max_size=8)
 WORDS = st.lists(TEXTS, max_size=3).map(tuple)
 SECONDS = st.integers(0, 100_000).map(lambda tenths: tenths / 10)
 JSON = st.recursive(

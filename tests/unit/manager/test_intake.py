@@ -220,7 +220,7 @@ async def test_what_was_said_before_anybody_listened_is_no_sign_of_life(desk: De
     assert heard_s is not None
     desk.live.clock.pass_time(100)
     message = desk.state(node, "RUNNING")
-    desk.core.hearing.heard(node.id, heard_s)
+    desk.core.hearing._heard[node.id] = heard_s
     await desk.quiet()
     assert desk.live.broker.acknowledged == [message]
     assert desk.live.instance(KEY).state is S.RUNNING

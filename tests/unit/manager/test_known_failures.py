@@ -1,201 +1,258 @@
 """The best-known failures of orchestrators, each made to happen in the simulation, and not happening."""
 
+import random
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from cluster.jobs import OnDisconnect, RestartPolicy
+import pytest
+
+from cluster.jobs import JobSpec, OnDisconnect, RestartPolicy
 from manager.domain.model import Instance, InstanceKey, InstanceState, NodeState
-from simulation.broker import Faults
+from simulation.faults import Faults
+from simulation.jobs import service
+from simulation.node import SimNode
+from simulation.rest import problems_of, settle
+from simulation.truth import Slot
 from simulation.worker import SimWorker
-from simulation.world import World, service
+from simulation.world import World
 
 S = InstanceState
-KEY = InstanceKey("web", 0)
+SLOT = ("web", 0)
+Cluster = Callable[..., "Bench"]
 
 
-def _cluster(machines: int = 2, **facts: object) -> World:
-    """A cluster at rest with one instance that runs."""
-    world = World(1, machines)
-    world.boot()
-    world.run(15.0)
-    world.deploy(KEY, service("web", **facts))
-    while KEY not in world.manager.state.instances or _instance(world).state is not S.RUNNING:
-        world.run(0.2)
-    return world
+class Bench:
+    """A cluster at rest, and what goes wrong with it."""
+
+    def __init__(self, kinds: tuple[str, ...]) -> None:
+        self.world = World(1, kinds)
+        self.faults = Faults(self.world, random.Random(1))
+        self.world.boot()
+        self.world.run(10.0)
+
+    def deploy(self, *slots: Slot, spec: JobSpec | None = None, **facts: object) -> None:
+        """Instances of one job that run, all of them."""
+        wanted = list(slots) or [SLOT]
+        self.do(lambda: self.world.clients.deploy(wanted, spec or service("web", image="web:v1", **facts)))
+        for slot in wanted:
+            self.run_until(lambda slot=slot: self.knows(slot) and bool(self.copies(slot)))
+
+    def do(self, function: Callable[[], None]) -> None:
+        """Something happens now."""
+        self.world.do(function)
+
+    def run_until(self, is_true: Callable[[], bool], limit_s: float = 120.0) -> None:
+        """Let time pass until something is true."""
+        end_s = self.world.now_s() + limit_s
+        while not is_true():
+            assert self.world.now_s() < end_s, self.world.story.text(40)
+            self.world.run(0.2)
+
+    def knows(self, slot: Slot = SLOT) -> bool:
+        """Whether the manager knows an instance."""
+        return InstanceKey(*slot) in self._core.state.instances
+
+    def instance(self, slot: Slot = SLOT) -> Instance:
+        """As the manager has it."""
+        return self._core.state.instances[InstanceKey(*slot)]
+
+    def events(self, slot: Slot = SLOT) -> list[str]:
+        """The kinds of what became of an instance, as saved."""
+        return [event.kind for event in self.world.disk.log[f"instance:{InstanceKey(*slot)}"]]
+
+    def host(self, slot: Slot = SLOT) -> SimNode:
+        """The machine on which an instance is taken to be."""
+        return self.world.nodes[self.world.name_of(self.instance(slot).node_id)]
+
+    def copies(self, slot: Slot = SLOT) -> int:
+        """How many really run."""
+        return len(self.world.copies.of(slot))
+
+    def starts(self, slot: Slot = SLOT) -> int:
+        """How often one really began."""
+        return self.world.copies.begun.get(slot, 0)
+
+    @property
+    def _core(self):  # type: ignore[no-untyped-def]
+        assert self.world.manager.core is not None
+        return self.world.manager.core
 
 
-def _instance(world: World, key: InstanceKey = KEY) -> Instance:
-    return world.manager.state.instances[key]
+@pytest.fixture(name="cluster")
+def _cluster() -> Iterator[Cluster]:
+    made: list[Bench] = []
+
+    def make(*kinds: str) -> Bench:
+        made.append(Bench(kinds or ("worker", "worker")))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.world.close()
 
 
-def _host(world: World) -> SimWorker:
-    return next(worker for worker in world.workers if worker.node_id == _instance(world).node_id)
-
-
-def test_stuck_in_node_scheduled_for_ever() -> None:
+def test_stuck_in_node_scheduled_for_ever(cluster: Cluster) -> None:
     """A command that never arrives does not leave the instance SCHEDULED: it is repeated, then placed anew."""
-    world = World(2)
-    world.boot()
-    world.run(15.0)
-    world.broker.faults = Faults(loss=0.0, forgets=True)
-    for worker in world.workers:
-        world.broker.sessions[worker.node_id].worker = None
-    world.deploy(KEY, service("web"))
-    world.run(3.0)
-    assert _instance(world).state is S.SCHEDULED
-    world.run(40.0)
-    assert [event.kind for event in _instance(world).events].count("placed") > 1
-    for worker in world.workers:
-        worker.disconnect()
-        worker.connect()
-    world.settle()
-    assert _instance(world).state is S.RUNNING
+    bench = cluster()
+    clients = [node.client for node in bench.world.nodes.values() if node.client]
+    hearing = [client.on_message for client in clients]
+    for client in clients:
+        client.on_message = lambda _message: None
+    bench.do(lambda: bench.world.clients.deploy([SLOT], service("web", image="web:v1")))
+    bench.world.run(5.0)
+    assert bench.instance().state is S.SCHEDULED
+    bench.run_until(lambda: bench.events().count("placed") > 1)
+    for client, on_message in zip(clients, hearing, strict=True):
+        client.on_message = on_message
+    settle(bench.world, 200.0)
+    assert bench.instance().state is S.RUNNING
 
 
-def test_duplicates_after_a_partition() -> None:
+def test_duplicates_after_a_partition(cluster: Cluster) -> None:
     """An instance that was replaced during a partition runs once after it: the stale copy is stopped."""
-    world = _cluster()
-    host = _host(world)
-    world.cut(host, 60.0)
-    world.run(40.0)
-    assert len([ref for worker in world.workers for ref in worker.running()]) == 2
-    world.run(40.0)
-    assert [ref.generation for worker in world.workers for ref in worker.running()] == [_instance(world).generation]
-    assert _host(world) is not host
+    bench = cluster("worker", "worker", "worker")
+    bench.deploy()
+    host = bench.host()
+    bench.do(lambda: bench.faults.cut([host], 60.0))
+    bench.world.run(50.0)
+    assert bench.copies() == 2
+    bench.world.run(40.0)
+    assert [copy.generation for copy in bench.world.copies.of(SLOT)] == [bench.instance().generation]
+    assert bench.host() is not host
 
 
-def test_healthy_restarted_on_reconnect() -> None:
+@pytest.mark.parametrize(("policy", "seconds"), [(OnDisconnect.REPLACE, 9.0), (OnDisconnect.KEEP, 300.0)])
+def test_healthy_restarted_on_reconnect(cluster: Cluster, policy: OnDisconnect, seconds: float) -> None:
     """A node that is back before anybody took over keeps what runs there, untouched."""
-    for seconds, policy in ((9.0, OnDisconnect.REPLACE), (300.0, OnDisconnect.KEEP)):
-        world = _cluster(on_disconnect=policy)
-        world.cut(_host(world), seconds)
-        world.run(seconds + 30.0)
-        assert world.runs[KEY] == 1
-        assert _instance(world).state is S.RUNNING
+    bench = cluster("worker", "worker", "worker")
+    bench.deploy(on_disconnect=policy)
+    bench.do(lambda: bench.faults.cut([bench.host()], seconds))
+    bench.world.run(seconds + 30.0)
+    assert bench.starts() == 1
+    assert bench.instance().state is S.RUNNING
 
 
-def test_healthy_restarted_by_a_restart_of_manager_broker_or_worker() -> None:
-    """Processes that crash and return find everything as it was and leave it."""
-    world = _cluster()
-    world.crash_manager(5.0)
-    world.run(30.0)
-    world.crash_broker(20.0)
-    world.run(40.0)
-    world.crash(_host(world), 5.0)
-    world.run(30.0)
-    assert world.runs[KEY] == 1
-    assert _instance(world).state is S.RUNNING
+@pytest.mark.parametrize("kind", ["worker", "seed", "mute", "engine A", "engine C"])
+def test_healthy_restarted_by_a_restart_of_manager_broker_or_worker(cluster: Cluster, kind: str) -> None:
+    """Processes that crash and return find everything as it was and leave it, whatever kind the node is of."""
+    bench = cluster(kind)
+    bench.deploy()
+    bench.do(lambda: bench.faults.kill_manager(5.0))
+    bench.world.run(30.0)
+    bench.do(lambda: bench.faults.crash_broker(20.0))
+    bench.world.run(90.0)
+    if not kind.startswith("engine"):  # which remove their containers when they start
+        bench.do(lambda: bench.faults.crash(bench.host(), 5.0))
+        bench.world.run(30.0)
+    assert bench.starts() == 1
+    assert bench.instance().state in (S.RUNNING, S.STARTING)
 
 
-def test_redeploy_storm() -> None:
+def test_redeploy_storm(cluster: Cluster) -> None:
     """A job that cannot start is tried with growing pauses, not as fast as possible."""
-    world = World(3)
-    for worker in world.workers:
-        worker.start_failure = 1.0
-    world.boot()
-    world.run(15.0)
-    world.deploy(KEY, service("web"))
-    world.run(300.0)
-    placed = [event for event in _instance(world).events if event.kind == "placed"]
-    assert 3 < len(placed) < 40
-    pauses = [after.at_ms - before.at_ms for before, after in pairwise(placed)]
-    assert pauses[-1] > 2 * pauses[0]
+    bench = cluster()
+    for node in bench.world.nodes.values():
+        node.start_failure = 1.0
+    bench.do(lambda: bench.world.clients.deploy([SLOT], service("web", image="web:v1")))
+    bench.world.run(300.0)
+    events = bench.world.disk.log[f"instance:{InstanceKey(*SLOT)}"]
+    placed_ms = [event.at_ms for event in events if event.kind == "placed"]
+    assert 3 < len(placed_ms) < 40
+    pauses_ms = [after - before for before, after in pairwise(placed_ms)]
+    assert pauses_ms[-1] > 2 * pauses_ms[0]
 
 
-def test_redeploy_storm_when_many_nodes_fall_silent_together() -> None:
+def test_redeploy_storm_when_many_nodes_fall_silent_together(cluster: Cluster) -> None:
     """When most nodes expire together nothing is replaced: the fault is more likely between them and us."""
-    world = World(4, machines=20)
-    world.boot()
-    world.run(15.0)
-    keys = [InstanceKey("web", number) for number in range(20)]
-    for key in keys:
-        world.deploy(key, service("web"))
-    world.run(15.0)
-    runs = dict(world.runs)
-    for worker in world.workers[:15]:
-        world.cut(worker, 120.0)
-    world.run(200.0)
-    assert world.runs == runs
-    assert {_instance(world, key).state for key in keys} == {S.RUNNING}
+    bench = cluster(*["worker"] * 20)
+    slots = [("web", number) for number in range(20)]
+    bench.deploy(*slots)
+    bench.do(lambda: bench.faults.cut(list(bench.world.nodes.values())[:15], 100.0))
+    bench.world.run(200.0)
+    assert [bench.starts(slot) for slot in slots] == [1] * 20
+    assert {bench.instance(slot).state for slot in slots} == {S.RUNNING}
 
 
-def test_endless_terminating() -> None:
+def test_endless_terminating(cluster: Cluster) -> None:
     """What is deleted while its node is dead is STOPPED at once, and stopped for real should the node come back."""
-    world = _cluster(machines=1)
-    host = _host(world)
-    world.cut(host, 120.0)
-    world.run(40.0)
-    assert world.manager.state.nodes[host.node_id].state is NodeState.DOWN
-    world.delete(KEY)
-    world.run(1.0)
-    assert _instance(world).state is S.STOPPED
+    bench = cluster("worker", "worker")
+    bench.deploy()
+    host = bench.host()
+    bench.do(lambda: bench.faults.cut([host], 120.0))
+    bench.run_until(lambda: bench.instance().node_id == "" or bench.host() is not host)
+    assert bench._core.state.find_node(host.name).state is NodeState.DOWN
+    bench.do(lambda: bench.world.clients.delete(*SLOT))
+    bench.world.run(5.0)
+    assert bench.instance().state is S.STOPPED
     assert host.running()
-    world.run(120.0)
+    settle(bench.world, 200.0)
     assert not host.running()
-    assert not host.machine.instances
 
 
-def test_a_deletion_is_not_answered_for_ever() -> None:
+def test_a_deletion_is_not_answered_for_ever(cluster: Cluster) -> None:
     """Doubled answers to a deletion end: nothing of it is left on any side, and no command goes round."""
-    world = _cluster()
-    world.broker.faults = Faults(duplication=1.0, delay_s=3.0)
-    world.delete(KEY)
-    world.run(60.0)
-    world.broker.faults = Faults()
-    world.run(30.0)
-    sequences = [worker._sequence for worker in world.workers]
-    world.run(60.0)
-    assert [worker._sequence for worker in world.workers] == sequences
+    bench = cluster()
+    bench.deploy()
+    bench.world.quality.duplication, bench.world.quality.delay_s = 1.0, 3.0
+    bench.do(lambda: bench.world.clients.delete(*SLOT))
+    bench.world.run(60.0)
+    bench.world.quality.duplication, bench.world.quality.delay_s = 0.0, 0.05
+    bench.world.run(30.0)
+    told = bench.world.story.text(10**9).count("is told delete")
+    bench.world.run(60.0)
+    assert bench.world.story.text(10**9).count("is told delete") == told
+    assert not bench.copies()
 
 
-def test_stop_after_never_runs_two_copies() -> None:
+def test_stop_after_never_runs_two_copies(cluster: Cluster) -> None:
     """With stop_after the worker stops its own copy before the manager makes another."""
-    world = _cluster(on_disconnect=OnDisconnect.STOP_AFTER, stop_after_s=10.0)
-    host = _host(world)
-    world.cut(host, 200.0)
+    bench = cluster("worker", "worker", "worker")
+    bench.deploy(on_disconnect=OnDisconnect.STOP_AFTER, stop_after_s=10.0)
+    host = bench.host()
+    bench.do(lambda: bench.faults.cut([host], 200.0))
     copies = []
     for _ in range(100):
-        world.run(1.0)
-        copies.append(len([ref for worker in world.workers for ref in worker.running()]))
+        bench.world.run(1.0)
+        copies.append(bench.copies())
     assert max(copies) == 1
     assert copies[-1] == 1
-    assert _host(world) is not host
+    assert bench.host() is not host
 
 
-def test_a_one_shot_is_not_run_again_when_nobody_knows_how_it_ended() -> None:
+def test_a_one_shot_is_not_run_again_when_nobody_knows_how_it_ended(cluster: Cluster) -> None:
     """A one-shot on a machine that loses power has an unknown outcome: told, and not run again."""
-    world = _cluster(one_shot=True, restart_policy=RestartPolicy.ON_FAILURE)
-    world.crash(_host(world), 60.0, power=True)
-    world.run(200.0)
-    assert world.runs[KEY] == 1
-    assert _instance(world).state in (S.FAILED, S.LOST, S.COMPLETED)
+    bench = cluster()
+    bench.deploy(one_shot=True, restart_policy=RestartPolicy.ON_FAILURE)
+    bench.do(lambda: bench.faults.power_off([bench.host()], 60.0))
+    bench.world.run(200.0)
+    assert bench.starts() == 1
+    assert bench.instance().state in (S.FAILED, S.LOST, S.COMPLETED)
 
 
-def test_a_machine_with_a_new_disk_gets_its_instances_again() -> None:
+def test_a_machine_with_a_new_disk_gets_its_instances_again(cluster: Cluster) -> None:
     """A worker that was installed anew holds nothing: what counted there is placed again, not believed for ever."""
-    world = _cluster(machines=1)
-    host = _host(world)
-    world.crash(host, 2.0, power=True)
-    host.wipe()
-    world.run(60.0)
-    assert world.runs[KEY] == 2
-    assert _instance(world).state is S.RUNNING
-    assert not world.problems()
+    bench = cluster("worker")
+    bench.deploy()
+    host = bench.host()
+    assert isinstance(host, SimWorker)
+    bench.do(lambda: bench.faults.reinstall(host, 2.0))
+    settle(bench.world, 200.0)
+    assert bench.starts() == 2
+    assert bench.instance().state is S.RUNNING
 
 
-def test_five_hundred_workers_drop_and_return() -> None:
+def test_five_hundred_workers_drop_and_return(cluster: Cluster) -> None:
     """500 workers that drop and return within 10 s settle within 60 s, and no healthy instance is restarted."""
-    world = World(5, machines=500)
-    world.manager.is_checked = False
-    world.boot()
-    world.run(15.0)
-    keys = [InstanceKey("web", number) for number in range(500)]
-    for key in keys:
-        world.deploy(key, service("web"))
-    world.run(30.0)
-    assert not world.problems()
-    for worker in world.workers:
-        world.cut(worker, world.rng.uniform(1.0, 10.0))
-    world.run(60.0)
-    assert not world.problems()
-    assert set(world.runs.values()) == {1}
-    assert len(world.broker._unacknowledged) == 0
+    bench = cluster(*["worker"] * 500)
+    slots = [("web", number) for number in range(500)]
+    bench.deploy(*slots)
+    rng = random.Random(2)
+
+    def drop() -> None:
+        for node in bench.world.nodes.values():
+            bench.faults.cut([node], rng.uniform(1.0, 10.0))
+
+    bench.do(drop)
+    bench.world.run(60.0)
+    assert not problems_of(bench.world)
+    assert {bench.starts(slot) for slot in slots} == {1}

@@ -154,14 +154,14 @@ async def test_alarms_ring_when_they_are_due(live: LiveCore) -> None:
     await live.deploy(0)
     await _place(live, node)
     live.core.to_plan.clear()
-    live.clock.pass_time(29)
+    live.pass_time(29, node.id)
     await _tick(live)
     assert live.instance(KEY).state is S.SCHEDULED
-    live.clock.pass_time(1.1)
+    live.pass_time(1.25, node.id)
     await _tick(live)
     assert live.core.saved_records.instances[KEY].state is S.FAILED
     assert KEY not in live.core.to_plan
-    live.clock.pass_time(1.1)
+    live.pass_time(1.25, node.id)
     await _tick(live)
     assert KEY in live.core.to_plan
 
@@ -211,12 +211,12 @@ async def test_an_alarm_that_goes_wrong_holds_up_no_other(live: LiveCore, monkey
         return 1 // 0 if key == KEY else ring(key, *rest)
 
     monkeypatch.setattr(live.core.state, "apply", failing)
-    live.clock.pass_time(31)
+    live.pass_time(31, node.id)
     await _tick(live)
     assert live.core.counters["ticks_failed"] == 1
     assert live.instance(KEY._replace(number=1)).state is S.FAILED
     monkeypatch.undo()
-    live.clock.pass_time(1)
+    live.pass_time(1, node.id)
     await _tick(live)
     assert live.instance(KEY).state is S.FAILED
 
@@ -295,7 +295,7 @@ async def test_what_cannot_be_saved_stops_nothing(live: LiveCore) -> None:
     with pytest.raises(UnavailableError):
         await live.core.put_setting("x", "y")
     assert "x" not in live.core.settings
-    live.clock.pass_time(31)
+    live.pass_time(31, node.id)
     live.store.fault = ""
     await live.core.writer.working.wait()
     await _tick(live)

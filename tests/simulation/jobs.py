@@ -1,0 +1,28 @@
+"""What simulated clients ask for, and what simulated machines say of themselves."""
+
+from cluster.jobs import JobSpec, Resources, RestartPolicy
+from cluster.nodes import Dialect, Registration
+
+
+def service(name: str, cpu_millicores: int = 500, **facts: object) -> JobSpec:
+    """A job that runs for ever."""
+    demand = Resources(cpu_millicores=cpu_millicores)
+    plain = {"name": name, "image": "image", "technology": "docker", "demand": demand, "stop_grace_s": 2.0}
+    return JobSpec(**{**plain, **facts})  # type: ignore[arg-type]
+
+
+def one_shot(name: str, cpu_millicores: int = 500, **facts: object) -> JobSpec:
+    """A job that ends by itself."""
+    return service(name, cpu_millicores, one_shot=True, restart_policy=RestartPolicy.NEVER, **facts)
+
+
+def machine_of(name: str, cpu_millicores: int) -> Registration:
+    """What a simulated machine says of itself."""
+    return Registration(
+        name=name,
+        ip="127.0.0.1",
+        port=1,
+        dialect=Dialect.WORKER,
+        technologies=("docker",),
+        capacity=Resources(cpu_millicores=cpu_millicores),
+    )
