@@ -56,8 +56,8 @@ nightly: setup ## the tests and measurements that take minutes
 	$(PYTHON) -m pytest -m nightly --timeout=7200 $(PYTEST_ARGS)
 	$(PYTHON) tests/bench --heavy --json .cache/bench-heavy.json
 
-soak: setup ## of the nightly tests, those that watch a cluster for a long time
-	$(PYTHON) -m pytest -m nightly -k soak --timeout=86400 $(PYTEST_ARGS)
+soak: setup ## random outages of every part for ten minutes (SOAK_S, SOAK_SEED), and the other long nightly tests
+	$(PYTHON) -m pytest -s -m nightly -k soak --timeout=86400 $(PYTEST_ARGS)
 
 lock: .venv/.installed ## resolve pyproject.toml anew into requirements.lock
 	uv pip compile pyproject.toml --all-extras --generate-hashes --no-emit-index-url --no-header \

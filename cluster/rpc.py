@@ -31,6 +31,8 @@ OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
+    # by default a name that was just looked up is believed for half a minute: a container that is made anew moves
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 )
 
 

@@ -75,6 +75,8 @@ async def _serve(settings: ManagerSettings, parts: Parts, writing: asyncio.Task[
         tasks.create_task(_keep_health(parts, healths), name="health")
         tasks.create_task(_keep_checking(parts.planner), name="planner-check")
         tasks.create_task(parts.link.run(), name="root")
+        if parts.relay is not None:
+            tasks.create_task(parts.relay.run(), name="root-relay")
         if parts.network is not None:
             tasks.create_task(parts.network.run(), name="network-plugin")
         LOG.info("listening", address=address, store=settings.store_url.split("@")[-1])

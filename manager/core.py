@@ -82,6 +82,8 @@ class Core:
         self.to_plan: dict[InstanceKey, None] = {}
         self.plan_wanted = asyncio.Event()
         self.has_room = False
+        self.view_sequence = self.now_ms()  # a scheduler that outlives this manager must not take it for an older one
+        self.room_sequence = 0
         self.may_purge: Callable[[InstanceKey], bool] = lambda _key: True
         self._alarms: list[tuple[int, InstanceKey]] = []
         self._alarm_at: dict[InstanceKey, int] = {}
@@ -308,6 +310,7 @@ class Core:
 
     def look_for_room(self) -> None:
         """Something changed for the better: look again for what found no node."""
+        self.room_sequence = self.view_sequence
         if self.state.waiting:
             self.has_room = True
             self.plan_wanted.set()
@@ -375,6 +378,7 @@ class Core:
             self._notify_views(list(changed))
 
     def _notify_views(self, node_ids: list[str]) -> None:
+        self.view_sequence += 1
         for listener in self._view_listeners:
             listener(node_ids)
 

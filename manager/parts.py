@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from cluster.process import warn_if_exposed
 from cluster.v1 import manager_pb2
 from manager.core import Core
 from manager.detector import Detector
@@ -26,6 +27,7 @@ from manager.planning import Planning
 from manager.reconciler import Reconciler
 from manager.root.link import RootLink
 from manager.root.network import NetworkPlugin
+from manager.root.relay import Relay
 from manager.root.settings import RootSettings
 from manager.roots import ROOT, Roots
 from manager.rpc.servicer import ManagerServicer
@@ -52,6 +54,7 @@ class Parts:
     roots: Roots
     servicer: ManagerServicer
     link: RootLink
+    relay: Relay | None
     network: NetworkPlugin | None
     images: Images
 
@@ -79,7 +82,7 @@ def build(
     settings: ManagerSettings, core: Core, scheduler: grpc.aio.Channel, make_bridge: MakeBridge | None = None
 ) -> Parts:
     """All parts around a core that is open, each made known to whom it serves."""
-    planner = Planner(scheduler)
+    planner = Planner(scheduler, lambda: core.room_sequence)
     jobs, detector = Jobs(core), Detector(core)
     reconciler = Reconciler(core, detector, jobs)
     client_id = settings.mqtt_client_id or f"manager-{core.cluster_id}"
@@ -115,6 +118,7 @@ def build(
         roots=roots,
         servicer=servicer,
         link=RootLink(core, roots, RootSettings),
+        relay=_relay(settings.bind, core),
         network=network,
         images=commander.images,
     )
@@ -123,6 +127,15 @@ def build(
 def _bridge_to(settings: ManagerSettings) -> MakeBridge:
     host, port = settings.mqtt_broker_host, settings.mqtt_broker_port
     return lambda client_id, counters, hearing: Bridge(host, port, client_id, counters, hearing)
+
+
+def _relay(bind: str, core: Core) -> Relay | None:
+    """For the calls of a root, where there is one and the gateway has another address than this process."""
+    root = RootSettings()
+    if root.is_stand_alone or root.root_callback_relay is None:
+        return None
+    warn_if_exposed(bind, ["the gateway's HTTP, to the root"])
+    return Relay(bind, root.gateway_port, root.root_callback_relay, core.counters)
 
 
 def _statuses(core: Core, bridge: Bridge, planner: Planner, roots: Roots) -> list[manager_pb2.PartStatus]:

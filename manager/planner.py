@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -50,15 +50,20 @@ class Scheduler(Protocol):
 
 
 class Planner:
-    """A client of SchedulerService. `failure` says why the last call did not work; "" when it did."""
+    """A client of SchedulerService. `failure` says why the last call did not work; "" when it did.
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    `room_sequence` answers the newest change for the better, which each plan must know of: views travel by themselves.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, room_sequence: Callable[[], int] = lambda: 0) -> None:
         self._stub: scheduler_pb2_grpc.SchedulerServiceAsyncStub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+        self._room_sequence = room_sequence
         self.failure = "not asked yet"
 
     async def plan(self, requests: Sequence[Request], peers: dict[str, dict[str, int]], sequence: int) -> list[Result]:
         """Plan in order; `peers` has the open placements of each job by node. Raises ClusterError."""
         message = plan_request(requests, peers, sequence)
+        message.view_sequence = self._room_sequence()
         try:
             response = await self._stub.Plan(message, timeout=PLAN_TIMEOUT_S)
         except grpc.RpcError as error:

@@ -26,8 +26,6 @@ FREE_REJECTIONS: Final = 3
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
 AFTER_REJECTIONS_S: Final = 1.0
-LOOK_AGAIN_S: Final = 1.0
-LAST_LOOK_S: Final = 8.0
 
 
 class Planning:
@@ -38,8 +36,6 @@ class Planning:
         self._scheduler = scheduler
         self._rejections: dict[InstanceKey, int] = {}
         self._streaks: dict[str, int] = {}
-        self._second_look: asyncio.TimerHandle | None = None
-        self._is_second_look = False
 
     async def run(self) -> None:
         """Plan until cancelled; while the scheduler is away what wants a node waits."""
@@ -73,10 +69,8 @@ class Planning:
 
     def _next_requests(self) -> list[Request]:
         core = self._core
-        if core.has_room or self._is_second_look:
-            if core.has_room:
-                self._look_again_soon()
-            core.has_room = self._is_second_look = False
+        if core.has_room:
+            core.has_room = False
             for key in self._scouts():
                 core.to_plan[key] = None
         keys = list(core.to_plan)[:BATCH]
@@ -86,18 +80,6 @@ class Planning:
             core.plan_wanted.set()
         wanted = [core.state.instances[key] for key in keys if key in core.state.instances]
         return [self._request(item) for item in wanted if self._is_wanted(item)]
-
-    def _look_again_soon(self, pause_s: float = LOOK_AGAIN_S) -> None:
-        """Of what changed just now the scheduler may hear after it was asked, or late: its view may be an old one."""
-        if self._second_look is not None:
-            self._second_look.cancel()
-        self._second_look = asyncio.get_running_loop().call_later(pause_s, self._look_again, pause_s)
-
-    def _look_again(self, pause_s: float) -> None:
-        self._second_look, self._is_second_look = None, True
-        self._core.plan_wanted.set()
-        if pause_s < LAST_LOOK_S:
-            self._look_again_soon(pause_s * 2)
 
     def _scouts(self) -> list[InstanceKey]:
         """Of each class the first that nothing of its own keeps from any node, and those before it."""
@@ -196,8 +178,6 @@ class Planning:
     def _refuse(self, instance: Instance, refusals: tuple[Refusal, ...]) -> None:
         """The same refusal again is no change."""
         core = self._core
-        if instance.state is not InstanceState.PENDING:
-            self._look_again_soon()
         self._streaks.pop(instance.spec.digest, None)
         reasons = named(refusals, exclusions(core.state, instance))
         core.state.apply(instance.key, PlanRefused(refusals=reasons), core.now_ms())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from scheduler.convert import node_facts
 from scheduler.ledger import Ledger
 
 BROKEN_AFTER_S: Final = 5.0
+REACH_S: Final = 1.0
 _FIRST_DELAY_S: Final = 0.1
 _LAST_DELAY_S: Final = 2.0
 
@@ -49,7 +51,9 @@ class NodeView:
         self._snapshot: _Snapshot | None = None
         self._broken_since_s = 0.0
         self._is_current = False
+        self._advanced = asyncio.Event()
         self.has_snapshot = False
+        self.sequence = 0
 
     @property
     def is_ready(self) -> bool:
@@ -72,6 +76,9 @@ class NodeView:
             self._snapshot.take(response)
             if response.is_snapshot_end:
                 self._complete(self._snapshot)
+        if response.view_sequence:
+            self.sequence = response.view_sequence
+            self._advanced.set()
         metrics.NODES.set(len(self._ledger.columns))
         metrics.ASSUMPTIONS.set(self._ledger.open_count)
 
@@ -81,6 +88,15 @@ class NodeView:
         if self._is_current:
             self._is_current = False
             self._broken_since_s = self._clock()
+            self._advanced.set()
+
+    async def reach(self, sequence: int) -> None:
+        """Wait until a change of nodes has arrived, REACH_S at most; not while the stream is broken."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REACH_S):
+                while self._is_current and self.sequence < sequence:
+                    self._advanced.clear()
+                    await self._advanced.wait()
 
     async def run(self, manager: manager_pb2_grpc.ManagerServiceAsyncStub) -> None:
         """Follow the manager for ever, reconnecting with back-off and jitter."""

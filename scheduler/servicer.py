@@ -36,6 +36,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     ) -> scheduler_pb2.PlanResponse:
         """Raises InvalidInputError that names the field; no capacity is an answer, not an error."""
         self._require_snapshot()
+        await self._view.reach(request.view_sequence)
         asks = [ask_of(spec, f"specs[{index}]") for index, spec in enumerate(request.specs)]
         items = items_of(request)
         started_s = time.perf_counter()

@@ -7,7 +7,7 @@ declare -A package_of=(
   [dockerd]=docker.io [containerd]=containerd [runc]=runc [docker-compose]=docker-compose [busybox]=busybox-static
   [iptables]=iptables [ip]=iproute2 [nsenter]=util-linux [mount]=mount [umount]=mount [mkfs.ext4]=e2fsprogs
   [qemu-system-x86_64]=qemu-system-x86 [gcc]="gcc libc6-dev" [as]=binutils [ld]=binutils [strace]=strace
-  [mosquitto]=mosquitto [mosquitto_pub]=mosquitto-clients [mvn]=maven
+  [mosquitto]=mosquitto [mosquitto_pub]=mosquitto-clients [mosquitto_sub]=mosquitto-clients [bash]=bash [mvn]=maven
   [java]=openjdk-17-jdk-headless [javac]=openjdk-17-jdk-headless [jlink]=openjdk-17-jdk-headless
 )
 export PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin DEBIAN_FRONTEND=noninteractive

@@ -317,10 +317,13 @@ class WatchNodesResponse(_message.Message):
     REMOVED_NODE_IDS_FIELD_NUMBER: _builtins.int
     IS_SNAPSHOT_END_FIELD_NUMBER: _builtins.int
     IS_SNAPSHOT_START_FIELD_NUMBER: _builtins.int
+    VIEW_SEQUENCE_FIELD_NUMBER: _builtins.int
     is_snapshot_end: _builtins.bool
     """is_snapshot_end marks the last chunk of the snapshot: nodes not named before it are gone."""
     is_snapshot_start: _builtins.bool
     """is_snapshot_start marks the first chunk of a snapshot."""
+    view_sequence: _builtins.int
+    """view_sequence: with this response every change up to this number is told. 0: more responses follow before that."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[_node_pb2.Node]:
         """nodes replace what the watcher knew of them."""
@@ -336,10 +339,11 @@ class WatchNodesResponse(_message.Message):
         removed_node_ids: _abc.Iterable[_builtins.str] | None = ...,
         is_snapshot_end: _builtins.bool = ...,
         is_snapshot_start: _builtins.bool = ...,
+        view_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_snapshot_end", b"is_snapshot_end", "is_snapshot_start", b"is_snapshot_start", "nodes", b"nodes", "removed_node_ids", b"removed_node_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_snapshot_end", b"is_snapshot_end", "is_snapshot_start", b"is_snapshot_start", "nodes", b"nodes", "removed_node_ids", b"removed_node_ids", "view_sequence", b"view_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

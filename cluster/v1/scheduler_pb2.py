@@ -28,7 +28,7 @@ from cluster.v1 import node_pb2 as cluster_dot_v1_dot_node__pb2
 from cluster.v1 import resources_pb2 as cluster_dot_v1_dot_resources__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63luster/v1/scheduler.proto\x12\ncluster.v1\x1a\x19\x63luster/v1/instance.proto\x1a\x14\x63luster/v1/job.proto\x1a\x15\x63luster/v1/node.proto\x1a\x1a\x63luster/v1/resources.proto\"\xe8\x01\n\x08PlanItem\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.cluster.v1.InstanceKey\x12\x12\n\nspec_index\x18\x02 \x01(\x05\x12\x19\n\x11\x65xcluded_node_ids\x18\x03 \x03(\t\x12\x16\n\x0etarget_node_id\x18\x04 \x01(\t\x12\x18\n\x10released_node_id\x18\x05 \x01(\t\x12\'\n\x08released\x18\x06 \x01(\x0b\x32\x15.cluster.v1.Resources\x12,\n\x0e\x65xcluded_kinds\x18\x07 \x03(\x0e\x32\x14.cluster.v1.NodeKind\"+\n\tPeerCount\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"c\n\x08PlanSpec\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12!\n\x04spec\x18\x02 \x01(\x0b\x32\x13.cluster.v1.JobSpec\x12$\n\x05peers\x18\x03 \x03(\x0b\x32\x15.cluster.v1.PeerCount\"\x96\x01\n\x0bPlanRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x05specs\x18\x02 \x03(\x0b\x32\x14.cluster.v1.PlanSpec\x12#\n\x05items\x18\x03 \x03(\x0b\x32\x14.cluster.v1.PlanItem\x12\x15\n\rplan_sequence\x18\x04 \x01(\x03\x12\x12\n\nis_dry_run\x18\x05 \x01(\x08\"S\n\nPlanResult\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12%\n\x08refusals\x18\x02 \x03(\x0b\x32\x13.cluster.v1.Refusal\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t\"7\n\x0cPlanResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.cluster.v1.PlanResult\"\x8b\x01\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.cluster.v1.PlanSpec\x12\x18\n\x10released_node_id\x18\x03 \x01(\t\x12\'\n\x08released\x18\x04 \x01(\x0b\x32\x15.cluster.v1.Resources\"Q\n\x0bNodeVerdict\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x11\n\tshortfall\x18\x04 \x01(\t\"\xd1\x01\n\x0f\x45xplainResponse\x12\x12\n\nnode_count\x18\x01 \x01(\x05\x12\x15\n\rfitting_count\x18\x02 \x01(\x05\x12%\n\x08refusals\x18\x03 \x03(\x0b\x32\x13.cluster.v1.Refusal\x12(\n\x07nearest\x18\x04 \x01(\x0b\x32\x17.cluster.v1.NodeVerdict\x12\x17\n\x0fsmallest_change\x18\x05 \x01(\t\x12)\n\x08verdicts\x18\x06 \x03(\x0b\x32\x17.cluster.v1.NodeVerdict2\x91\x01\n\x10SchedulerService\x12\x39\n\x04Plan\x12\x17.cluster.v1.PlanRequest\x1a\x18.cluster.v1.PlanResponse\x12\x42\n\x07\x45xplain\x12\x1a.cluster.v1.ExplainRequest\x1a\x1b.cluster.v1.ExplainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63luster/v1/scheduler.proto\x12\ncluster.v1\x1a\x19\x63luster/v1/instance.proto\x1a\x14\x63luster/v1/job.proto\x1a\x15\x63luster/v1/node.proto\x1a\x1a\x63luster/v1/resources.proto\"\xe8\x01\n\x08PlanItem\x12$\n\x03key\x18\x01 \x01(\x0b\x32\x17.cluster.v1.InstanceKey\x12\x12\n\nspec_index\x18\x02 \x01(\x05\x12\x19\n\x11\x65xcluded_node_ids\x18\x03 \x03(\t\x12\x16\n\x0etarget_node_id\x18\x04 \x01(\t\x12\x18\n\x10released_node_id\x18\x05 \x01(\t\x12\'\n\x08released\x18\x06 \x01(\x0b\x32\x15.cluster.v1.Resources\x12,\n\x0e\x65xcluded_kinds\x18\x07 \x03(\x0e\x32\x14.cluster.v1.NodeKind\"+\n\tPeerCount\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\"c\n\x08PlanSpec\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12!\n\x04spec\x18\x02 \x01(\x0b\x32\x13.cluster.v1.JobSpec\x12$\n\x05peers\x18\x03 \x03(\x0b\x32\x15.cluster.v1.PeerCount\"\xad\x01\n\x0bPlanRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12#\n\x05specs\x18\x02 \x03(\x0b\x32\x14.cluster.v1.PlanSpec\x12#\n\x05items\x18\x03 \x03(\x0b\x32\x14.cluster.v1.PlanItem\x12\x15\n\rplan_sequence\x18\x04 \x01(\x03\x12\x12\n\nis_dry_run\x18\x05 \x01(\x08\x12\x15\n\rview_sequence\x18\x06 \x01(\x03\"S\n\nPlanResult\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12%\n\x08refusals\x18\x02 \x03(\x0b\x32\x13.cluster.v1.Refusal\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t\"7\n\x0cPlanResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.cluster.v1.PlanResult\"\x8b\x01\n\x0e\x45xplainRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.cluster.v1.PlanSpec\x12\x18\n\x10released_node_id\x18\x03 \x01(\t\x12\'\n\x08released\x18\x04 \x01(\x0b\x32\x15.cluster.v1.Resources\"Q\n\x0bNodeVerdict\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x11\n\tshortfall\x18\x04 \x01(\t\"\xd1\x01\n\x0f\x45xplainResponse\x12\x12\n\nnode_count\x18\x01 \x01(\x05\x12\x15\n\rfitting_count\x18\x02 \x01(\x05\x12%\n\x08refusals\x18\x03 \x03(\x0b\x32\x13.cluster.v1.Refusal\x12(\n\x07nearest\x18\x04 \x01(\x0b\x32\x17.cluster.v1.NodeVerdict\x12\x17\n\x0fsmallest_change\x18\x05 \x01(\t\x12)\n\x08verdicts\x18\x06 \x03(\x0b\x32\x17.cluster.v1.NodeVerdict2\x91\x01\n\x10SchedulerService\x12\x39\n\x04Plan\x12\x17.cluster.v1.PlanRequest\x1a\x18.cluster.v1.PlanResponse\x12\x42\n\x07\x45xplain\x12\x1a.cluster.v1.ExplainRequest\x1a\x1b.cluster.v1.ExplainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,17 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PLANSPEC']._serialized_start=422
   _globals['_PLANSPEC']._serialized_end=521
   _globals['_PLANREQUEST']._serialized_start=524
-  _globals['_PLANREQUEST']._serialized_end=674
-  _globals['_PLANRESULT']._serialized_start=676
-  _globals['_PLANRESULT']._serialized_end=759
-  _globals['_PLANRESPONSE']._serialized_start=761
-  _globals['_PLANRESPONSE']._serialized_end=816
-  _globals['_EXPLAINREQUEST']._serialized_start=819
-  _globals['_EXPLAINREQUEST']._serialized_end=958
-  _globals['_NODEVERDICT']._serialized_start=960
-  _globals['_NODEVERDICT']._serialized_end=1041
-  _globals['_EXPLAINRESPONSE']._serialized_start=1044
-  _globals['_EXPLAINRESPONSE']._serialized_end=1253
-  _globals['_SCHEDULERSERVICE']._serialized_start=1256
-  _globals['_SCHEDULERSERVICE']._serialized_end=1401
+  _globals['_PLANREQUEST']._serialized_end=697
+  _globals['_PLANRESULT']._serialized_start=699
+  _globals['_PLANRESULT']._serialized_end=782
+  _globals['_PLANRESPONSE']._serialized_start=784
+  _globals['_PLANRESPONSE']._serialized_end=839
+  _globals['_EXPLAINREQUEST']._serialized_start=842
+  _globals['_EXPLAINREQUEST']._serialized_end=981
+  _globals['_NODEVERDICT']._serialized_start=983
+  _globals['_NODEVERDICT']._serialized_end=1064
+  _globals['_EXPLAINRESPONSE']._serialized_start=1067
+  _globals['_EXPLAINRESPONSE']._serialized_end=1276
+  _globals['_SCHEDULERSERVICE']._serialized_start=1279
+  _globals['_SCHEDULERSERVICE']._serialized_end=1424
 # @@protoc_insertion_point(module_scope)

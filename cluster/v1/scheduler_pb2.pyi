@@ -147,12 +147,15 @@ class PlanRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     PLAN_SEQUENCE_FIELD_NUMBER: _builtins.int
     IS_DRY_RUN_FIELD_NUMBER: _builtins.int
+    VIEW_SEQUENCE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """request_id is for tracing only."""
     plan_sequence: _builtins.int
     """plan_sequence numbers the manager's plans; deltas that carry it or a higher one settle the assumptions."""
     is_dry_run: _builtins.bool
     """is_dry_run plans without assuming anything."""
+    view_sequence: _builtins.int
+    """view_sequence is the newest change of nodes that this plan should know of: the scheduler waits for it, a second at most."""
     @_builtins.property
     def specs(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanSpec]:
         """specs are the distinct specifications."""
@@ -169,10 +172,11 @@ class PlanRequest(_message.Message):
         items: _abc.Iterable[Global___PlanItem] | None = ...,
         plan_sequence: _builtins.int = ...,
         is_dry_run: _builtins.bool = ...,
+        view_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_dry_run", b"is_dry_run", "items", b"items", "plan_sequence", b"plan_sequence", "request_id", b"request_id", "specs", b"specs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_dry_run", b"is_dry_run", "items", b"items", "plan_sequence", b"plan_sequence", "request_id", b"request_id", "specs", b"specs", "view_sequence", b"view_sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

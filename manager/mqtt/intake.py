@@ -198,7 +198,10 @@ class Intake:
                 self._stumble(message, error)
         touched |= {effect.key for effect in self._to_send}
         is_saved = bool(touched or self._core.state.dirty)
-        saved = self._core.commit(awaited=touched) if is_saved or self._core.has_changes else None
+        if not (is_saved or self._core.has_changes):
+            return None, self._to_send
+        # Nothing else is heard of until it is saved, so it does not queue behind what is lost or placed anew meanwhile.
+        saved = self._core.commit(awaited=touched, is_urgent=True)
         return saved if is_saved else None, self._to_send
 
     def _last_sequences(self, messages: list[Incoming]) -> list[tuple[NodeLive, int]]:

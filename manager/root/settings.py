@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from cluster.process import ProcessSettings
 
 _QUOTES: Final = ("'", '"')
+_HOST_AND_PORT: Final = re.compile(r"\[?([^][/@\s]+)\]?:(\d{1,5})")
 _REMEDY: Final = "write SYSTEM_MANAGER_URL as host, host:port or http://host:port"
 
 
@@ -29,8 +31,19 @@ def _word(value: Any) -> Any:
     return text.lower() if isinstance(text, str) else text
 
 
+def _host_and_port(value: Any) -> Any:
+    """Both parts of `HOST:PORT`; a host with colons may stand in brackets."""
+    if not isinstance(value, str):
+        return value
+    found = _HOST_AND_PORT.fullmatch(_unquoted(value))
+    if not found:
+        raise ValueError("write it as HOST:PORT")
+    return found.groups()
+
+
 Text = Annotated[str, BeforeValidator(_unquoted)]
 Port = Annotated[int, BeforeValidator(_unquoted), Field(ge=1, le=65535)]
+Address = Annotated[tuple[str, Port], NoDecode, BeforeValidator(_host_and_port)]
 Dialect = Annotated[Literal["auto", "r1", "r2", "r3"], BeforeValidator(_word)]
 
 
@@ -49,6 +62,9 @@ class RootSettings(ProcessSettings):
     cluster_secret_key: Text = Field(default="", description="in place of the one that was received and saved")
     root_dialect: Dialect = Field(default="auto", description="auto, r1, r2 or r3")
     gateway_port: Port = Field(default=10100, description="where the root calls this cluster")
+    root_callback_relay: Address | None = Field(
+        default=None, description="HOST:PORT of the gateway, where it has another address than the manager"
+    )
     cluster_service_manager_addr: Text = Field(
         default="", description="host of the network plug-in, where there is one"
     )

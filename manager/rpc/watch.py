@@ -29,25 +29,29 @@ async def watch_nodes(core: Core, reader: Reader) -> AsyncIterator[manager_pb2.W
         while True:
             await woken.wait()
             woken.clear()
-            batch, changed = changed, {}
-            for chunk in _chunks(list(batch)):
-                yield _deltas(core, reader, chunk)
+            batch, changed, sequence = changed, {}, core.view_sequence
+            for chunk, is_last in _chunks(list(batch)):
+                response = _deltas(core, reader, chunk)
+                response.view_sequence = sequence if is_last else 0
+                yield response
     finally:
         stop()
 
 
-def _chunks(node_ids: list[str]) -> Iterable[list[str]]:
+def _chunks(node_ids: list[str]) -> Iterable[tuple[list[str], bool]]:
+    """Each with whether it is the last."""
     for start in range(0, len(node_ids), CHUNK):
-        yield node_ids[start : start + CHUNK]
+        yield node_ids[start : start + CHUNK], start + CHUNK >= len(node_ids)
 
 
 def _snapshot(core: Core, reader: Reader) -> Iterable[manager_pb2.WatchNodesResponse]:
     """At least one message; the nodes are read when their chunk is sent."""
-    chunks = list(_chunks(list(core.state.nodes))) or [[]]
-    for position, chunk in enumerate(chunks):
+    sequence = core.view_sequence
+    for position, (chunk, is_last) in enumerate(list(_chunks(list(core.state.nodes))) or [([], True)]):
         response = _deltas(core, reader, chunk)
         response.is_snapshot_start = position == 0
-        response.is_snapshot_end = position == len(chunks) - 1
+        response.is_snapshot_end = is_last
+        response.view_sequence = sequence if is_last else 0
         yield response
 
 

@@ -158,7 +158,7 @@ class Rig:
     def undo(self) -> None:
         """Whatever was changed since the last write is taken back."""
         core, writer = self.core, self.core.writer
-        core.commit()
+        core.commit().add_done_callback(lambda saved: saved.cancelled() or saved.exception())
         writer._revert(writer._backlog.refuse_all(UnavailableError("it was only a measurement")))
         core.to_plan.clear()
         core._followed.clear()

@@ -1,258 +1,123 @@
-"""`docker-compose up` with images made from this machine's own files: one job arrives, runs and prints."""
+"""`docker-compose up` with images made from this machine's own files: jobs run, whichever container restarts."""
 
 import contextlib
-import io
 import json
-import os
 import re
-import subprocess
-import sys
-import tarfile
-import urllib.request
 from collections.abc import Iterator
-from importlib import metadata
-from pathlib import Path
+from typing import Any
 
 import pytest
-from packaging.requirements import Requirement
 
-from testbed import mongo_server
-from testbed.commands import find
-from testbed.docker_engine import DockerEngine, busybox_root_file_system
-from testbed.ports import free_port
-from testbed.processes import REPOSITORY
+from standins.roots.data import Service, object_id
+from standins.roots.r1 import R1
+from standins.roots.r3 import R3
+from standins.roots.root import Root
+from testbed.compose import NAME, SERVICES, Compose, compose
+from testbed.docker_engine import BUSYBOX, DockerEngine
 from testbed.waiting import wait_until
 
-CACHE = REPOSITORY / ".cache" / "compose"
-UNNEEDED = {"__pycache__", "site-packages", "dist-packages", "test", "idlelib", "tkinter", "ensurepip"}
-LOCAL = "127.0.7.1"
 JOB = "c" * 24
-IMAGES = {"BASE_IMAGE": "local/python:1", "MOSQUITTO_IMAGE": "local/mosquitto:1", "MONGO_IMAGE": "local/mongo:1"}
-MONGOD = '#!/bin/sh\nexec /opt/jre/bin/java -Xmx128m -cp "/opt/mongo/*:/opt/mongo" Main "$2" /data/db/mongo.h2\n'
-PASSWD = "root:x:0:0::/:/bin/sh\nmosquitto:x:1883:1883::/:/bin/sh\n"
-GROUP = "root:x:0:\nmosquitto:x:1883:\n"
-JAVA_MODULES = "java.base,java.logging,java.management,java.naming,java.sql,java.xml,jdk.unsupported"
+HELLO = {"image": "builtin:hello", "technology": "wasm"}
 pytestmark = [pytest.mark.real("compose", "mosquitto", "mongo"), pytest.mark.timeout(600)]
 
 
-class Image:
-    """A root file system in memory: a static busybox and what is added."""
+class Stack:
+    """All services up below a root on the same machine, and a container that runs from the first test to the last."""
 
-    def __init__(self) -> None:
-        self._body = io.BytesIO(busybox_root_file_system())
-        self._tar = tarfile.TarFile(fileobj=self._body, mode="a")
-        self._added: set[str] = set()
+    def __init__(self, project: Compose, root: Root) -> None:
+        self.compose = project
+        self.root = root
+        self.resident = object_id()
+        self.life: dict[str, Any] = {}
 
-    def add(self, source: Path, target: str) -> None:
-        """A file or a folder, without compiled Python; a no-op when it is there."""
-        if target not in self._added:
-            self._added.add(target)
-            self._tar.add(source.resolve(), target, filter=_without_caches)
+    def start(self) -> "Stack":
+        """Bring all up, and have the operator deploy the container, of which no root hears."""
+        self.compose("up", "--detach")
+        self.wait_until_attached()
+        flags = ("--id", self.resident, "--name", "resident", "--technology", "docker", "--command", "sleep 3600")
+        self.compose.clusterctl("deploy", *flags, "--image", BUSYBOX, "--wait")
+        self.life = self.residents_life()
+        return self
 
-    def add_text(self, target: str, text: str, mode: int = 0o644) -> None:
-        """A small file."""
-        entry = tarfile.TarInfo(target)
-        entry.size, entry.mode = len(text.encode()), mode
-        self._tar.addfile(entry, io.BytesIO(text.encode()))
+    def attach_to(self, root: Root, **settings: str) -> None:
+        """Make the manager's container anew with the settings of another root."""
+        self.root = root
+        self.compose.environment |= {"SYSTEM_MANAGER_GRPC_PORT": "", **root.settings, **settings}
+        self.compose("up", "--detach", "--no-deps", "manager")
+        self.wait_until_attached()
 
-    def add_folder(self, target: str, owner: int = 0) -> None:
-        """An empty folder of `owner`."""
-        entry = tarfile.TarInfo(target)
-        entry.type, entry.mode, entry.uid, entry.gid = tarfile.DIRTYPE, 0o755, owner, owner
-        self._tar.addfile(entry)
+    def wait_until_attached(self) -> None:
+        """Wait until the cluster is ready, and the root would call the address that the manager has now."""
+        self.compose.wait_until_ready()
+        address = self.compose.address("manager")
+        wait_until(lambda: self._calls(address), 60, what=f"the root calls the manager at {address}")
 
-    def add_link(self, target: str, to: str) -> None:
-        """A symbolic link."""
-        entry = tarfile.TarInfo(target)
-        entry.type, entry.linkname = tarfile.SYMTYPE, to
-        self._tar.addfile(entry)
+    def residents_life(self) -> dict[str, Any]:
+        """What changes when the resident's container is made anew or restarted, or placed anew."""
+        (instance,) = self.compose.instances(self.resident)
+        (container,) = self.compose.containers(BUSYBOX)
+        state = {key: container.attrs["State"][key] for key in ("Pid", "StartedAt", "Running")}
+        return {**state, "container": container.id, "attempts": instance["attempts"], "state": instance["state"]}
 
-    def add_libraries_of(self, *binaries: Path) -> None:
-        """The shared libraries of programs and libraries, at the paths where they are sought; wheels bring theirs."""
-        listing = subprocess.run(["ldd", *map(str, binaries)], capture_output=True, text=True, check=False).stdout
-        for path in set(re.findall(r"(/\S+\.so\S*) \(0x", listing)):
-            if "/../" not in path and sys.prefix not in path:
-                self.add(Path(path), path.lstrip("/"))
+    def run_a_job(self) -> None:
+        """What the root orders is deployed, runs, and is deleted; an order that is refused is given again."""
+        root, service = self.root, self.root.data.add_service("ordered", "builtin:hello", "wasm")
+        (number,) = wait_until(lambda: self._ordered(service), 60, what="an order to deploy is taken")
+        root.wait_for_status(service, "RUNNING", number, timeout=60)
+        wait_until(lambda: root.undeploy(service, number) == 200, 60, what="an order to delete is taken")
+        wait_until(lambda: self.compose.states(service.id) == ["STOPPED"], 60, what="the job is deleted")
+        assert root.data.faults == []
 
-    def load(self, engine: DockerEngine, tag: str, *changes: str) -> None:
-        """Hand it to the engine."""
-        self._tar.close()
-        repository, _, version = tag.partition(":")
-        with engine.client() as client:
-            client.api.import_image_from_data(
-                self._body.getvalue(), repository=repository, tag=version, changes=list(changes)
-            )
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Whatever the block does: afterwards the cluster gets ready, a job runs, and the resident never stopped."""
+        with logs_on_failure(self.compose):
+            yield
+            self.wait_until_attached()
+            self.run_a_job()
+            assert self.residents_life() == self.life
 
+    def _calls(self, address: str) -> bool:
+        known = self.root.registered(NAME)
+        return bool(known and known.numbers and known.ip == address)
 
-def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    return None if Path(entry.name).name == "__pycache__" else entry
-
-
-def _load_python(engine: DockerEngine) -> None:
-    """The interpreter that runs this test, with the packages of the lock in place of a package index."""
-    image = Image()
-    binary, library = Path(sys._base_executable).resolve(), Path(os.__file__).parent
-    image.add(binary, f"{binary}"[1:])
-    image.add_link(f"{binary.with_name('python3')}"[1:], binary.name)
-    for entry in filter(_is_kept, library.iterdir()):
-        image.add(entry, f"{entry}"[1:])
-    extensions = list((library / "lib-dynload").glob("*.so"))
-    command = [str(binary), "-I", "-c", "import site; print(site.getsitepackages()[0])"]
-    site = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    for name in ("pip", *_needed()):
-        extensions += _add_distribution(image, name, site[1:])
-    for entry in _hatchling().iterdir():
-        image.add(entry, f"opt/tools/{entry.name}")
-    image.add_libraries_of(binary, *extensions)
-    image.load(engine, IMAGES["BASE_IMAGE"], "ENV PYTHONPATH=/opt/tools", f"ENV PATH={binary.parent}:/bin")
-
-
-def _is_kept(entry: Path) -> bool:
-    return entry.name not in UNNEEDED and not entry.name.startswith("config-")
-
-
-def _needed() -> set[str]:
-    """The names of all distributions that the project needs at run time."""
-    needed: set[str] = set()
-    waiting = [Requirement("cluster-orchestrator[docker,wasm]")]
-    while waiting:
-        wanted = waiting.pop()
-        for line in metadata.requires(wanted.name) or ():
-            found = Requirement(line)
-            is_wanted = found.marker is None or any(
-                found.marker.evaluate({"extra": extra}) for extra in ("", *wanted.extras)
-            )
-            if is_wanted and found.name not in needed:
-                needed.add(found.name)
-                waiting.append(found)
-    return needed
-
-
-def _add_distribution(image: Image, name: str, site: str) -> list[Path]:
-    """Copy a distribution; returns its shared objects."""
-    paths = [(file, Path(str(file.locate()))) for file in metadata.files(name) or () if ".." not in file.parts]
-    for file, path in paths:
-        if path.is_file() and "__pycache__" not in file.parts:
-            image.add(path, f"{site}/{file}")
-    return [path for _, path in paths if ".so" in path.name and path.is_file()]
-
-
-def _hatchling() -> Path:
-    target = CACHE / "hatchling"
-    if not target.exists():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target), "hatchling>=1.27"]
-        subprocess.run(command, check=True)
-    return target
-
-
-def _load_mosquitto(engine: DockerEngine) -> None:
-    image, binary = Image(), Path(find("mosquitto") or "")
-    image.add(binary, "usr/sbin/mosquitto")
-    image.add_libraries_of(binary)
-    image.add_text("etc/passwd", PASSWD)
-    image.add_text("etc/group", GROUP)
-    image.add_folder("mosquitto/data", owner=1883)
-    image.load(
-        engine, IMAGES["MOSQUITTO_IMAGE"], 'CMD ["/usr/sbin/mosquitto", "-c", "/mosquitto/config/mosquitto.conf"]'
-    )
-
-
-def _load_mongo(engine: DockerEngine) -> None:
-    """The testbed's server under the name and the arguments of the real one."""
-    image, folder = Image(), CACHE / "mongo"
-    runtime = folder / "jre"
-    if not runtime.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        source = (Path(mongo_server.__file__).with_name("Main.java")).read_text().replace('"127.0.0.1"', '"0.0.0.0"')
-        (folder / "Main.java").write_text(source)
-        jdk = Path(find("java") or "").resolve().parent
-        subprocess.run(
-            [jdk / "javac", "-cp", f"{mongo_server._JARS}/*", "-d", folder, folder / "Main.java"], check=True
-        )
-        jlink = [jdk / "jlink", "--add-modules", JAVA_MODULES, "--strip-debug", "--no-man-pages", "--output", runtime]
-        subprocess.run(jlink, check=True)
-    for path in (*mongo_server._JARS.glob("*.jar"), *folder.glob("*.class")):
-        image.add(path, f"opt/mongo/{path.name}")
-    image.add(runtime, "opt/jre")
-    image.add_libraries_of(runtime / "bin" / "java", *(runtime / "lib").rglob("*.so"))
-    image.add_text("bin/mongod", MONGOD, 0o755)
-    image.add_folder("data/db")
-    image.load(engine, IMAGES["MONGO_IMAGE"], "ENV PATH=/bin")
-
-
-class Compose:
-    """The project's compose file as a project of its own on a private engine."""
-
-    def __init__(self, engine: DockerEngine) -> None:
-        third = os.getpid() % 250
-        self._environment = {
-            **os.environ,
-            **IMAGES,
-            "COLUMNS": "200",  # of a narrow listing the names are wrapped
-            "DOCKER_HOST": engine.url,
-            "DOCKER_SOCKET": str(engine.socket),
-            "CLUSTER_IMAGE": "local/cluster:1",
-            "CLUSTER_NAME": "composed",
-            "PUBLISH": LOCAL,
-            "PUBLISH_LOCAL": LOCAL,
-            "CLUSTER_SUBNET": f"10.232.{third}.0/24",
-            "CLUSTER_GATEWAY_IP": f"10.232.{third}.1",
-            "WORKER_IP": f"10.232.{third}.1",
-            "WORKER_PORT": str(free_port()),
-            "COMPOSE_PROJECT_NAME": f"composed{os.getpid()}",
-        }
-
-    def __call__(self, *arguments: str) -> str:
-        """Run docker-compose; fails with what it printed."""
-        command = [find("docker-compose") or "docker-compose", *arguments]
-        done = subprocess.run(
-            command, cwd=REPOSITORY, env=self._environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{arguments}: {done.stdout[-3000:]}{done.stderr[-5000:]}"
-        return done.stdout
+    def _ordered(self, service: Service) -> tuple[int, ...]:
+        with contextlib.suppress(AssertionError):
+            return (self.root.deploy(service),)
+        return ()
 
 
 @pytest.fixture(name="compose", scope="module")
 def _compose(docker_engine: DockerEngine) -> Iterator[Compose]:
-    for load in (_load_python, _load_mosquitto, _load_mongo):
-        load(docker_engine)
-    compose = Compose(docker_engine)
-    compose("build", "gateway")
-    try:
-        yield compose
-    finally:
-        compose("--profile", "worker", "down", "--volumes", "--remove-orphans", "--timeout", "5")
+    with compose(docker_engine) as project:
+        yield project
 
 
-def _ask(method: str, path: str, body: object = None) -> tuple[int, bytes]:
-    """Status and body of a request to the gateway; status 0 where it does not answer."""
-    data = None if body is None else json.dumps(body).encode()
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"http://{LOCAL}:10100{path}", data, headers, method=method)
-    try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as response:
-            return response.status, response.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read()
-    except OSError as error:
-        return 0, str(error).encode()
-
-
-def _instances() -> list[dict[str, object]]:
-    listed: list[dict[str, object]] = json.loads(_ask("GET", f"/api/instances?job_id={JOB}")[1])["instances"]
-    return listed
+@pytest.fixture(name="stack", scope="module")
+def _stack(compose: Compose) -> Iterator[Stack]:
+    compose("up", "--no-start")
+    with serving(R3(), compose) as root, logs_on_failure(compose):
+        compose.environment |= root.settings
+        yield Stack(compose, root).start()
 
 
 @contextlib.contextmanager
-def _logs_on_failure(compose: Compose) -> Iterator[None]:
+def serving(root: Root, project: Compose) -> Iterator[Root]:
+    """A root on this machine, where the containers reach it; of them it sees their own addresses."""
+    root.host = project.host_ip
+    root.start()
+    try:
+        yield root
+    finally:
+        root.stop()
+
+
+@contextlib.contextmanager
+def logs_on_failure(project: Compose) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        print(_ask("GET", f"/api/instances/{JOB}/0"), _ask("GET", f"/api/instances/{JOB}/0/logs"))
-        print(
-            compose("--profile", "worker", "ps"), compose("--profile", "worker", "logs", "--no-color", "--tail", "30")
-        )
+        print(project("ps"), project("logs", "--no-color", "--tail", "40"))
         raise
 
 
@@ -262,22 +127,73 @@ def _services(listing: str) -> set[str]:
 
 def test_a_job_runs_through_the_compose_file(compose: Compose) -> None:
     """The default profile is broker, database and orchestrator; with a worker a job runs, and is kept over restarts."""
-    compose("up", "--detach")
-    with _logs_on_failure(compose):
-        wait_until(lambda: _ask("GET", "/status")[0] == 200, timeout=90, what="GET /status is 200")
-        assert _services(compose("ps")) == {"mosquitto", "mongo", "manager", "scheduler", "gateway"}
-        compose("--profile", "worker", "up", "--detach", "worker")
-        job = {"_id": JOB, "job_name": "hello", "image": "builtin:hello", "technology": "wasm"}
-        assert _ask("POST", f"/api/deploy/{JOB}/0", job) == (200, b'{"status":"ok"}')
-        wait_until(lambda: [item["state"] for item in _instances()] == ["RUNNING"], timeout=60)
-        wait_until(lambda: b"hello from wasm" in _ask("GET", f"/api/instances/{JOB}/0/logs")[1])
+    compose("up", "--detach", COMPOSE_PROFILES="")
+    with logs_on_failure(compose):
+        compose.wait_until_ready()
+        assert _services(compose("ps")) == {*SERVICES} - {"worker"}
+        compose("up", "--detach", "--no-deps", "worker")
+        assert compose.deploy(JOB, {"_id": JOB, "job_name": "hello", **HELLO}) == 200
+        wait_until(lambda: compose.states(JOB) == ["RUNNING"], timeout=60)
+        wait_until(lambda: b"hello from wasm" in compose.ask("GET", f"/api/instances/{JOB}/0/logs")[1])
         compose("restart", "--timeout", "5", "mongo", "manager")
-        wait_until(lambda: _ask("GET", "/status")[0] == 200, timeout=90, what="GET /status is 200 again")
-        assert [item["state"] for item in _instances()] == ["RUNNING"]
-        assert _ask("GET", f"/api/delete/{JOB}/0")[0] == 200
-        wait_until(lambda: [item["state"] for item in _instances()] == ["STOPPED"], timeout=60)
+        compose.wait_until_ready()
+        assert compose.states(JOB) == ["RUNNING"]
+        assert compose.ask("GET", f"/api/delete/{JOB}/0")[0] == 200
+        wait_until(lambda: compose.states(JOB) == ["STOPPED"], timeout=60)
 
 
 def test_the_four_processes_are_not_root(compose: Compose) -> None:
     """The image's user is an ordinary one."""
     assert compose("run", "--rm", "--no-deps", "--entrypoint", "id", "scheduler", "-u").strip() == "10001"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_1_each_container_may_crash_alone(stack: Stack, service: str) -> None:
+    """Its restart policy brings it back; the cluster gets ready, what ran runs on, and what is ordered is done."""
+    with stack.undisturbed():
+        stack.compose.crash(service)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_1_each_container_may_return_at_another_address(stack: Stack, service: str) -> None:
+    """One that is stopped and made anew, somebody else having its address by then, is found by its name."""
+    with stack.undisturbed():
+        stack.compose.replace(service)
+
+
+def test_1_containers_may_start_in_any_order(stack: Stack) -> None:
+    """All are killed and start in the order that suits least: the broker last, without whom nothing happens."""
+    with stack.undisturbed():
+        for service in SERVICES:
+            stack.compose.kill(service)
+        for service in reversed(SERVICES):
+            stack.compose.start(service)
+
+
+def test_1_a_root_finds_the_gateway_wherever_it_stands(stack: Stack) -> None:
+    """Roots on this machine and in the same network call the manager's address, those elsewhere the published port."""
+    address = stack.compose.address("manager")
+    assert address != stack.compose.address("gateway")
+    here = json.loads(stack.compose.ask("GET", "/status", host=address)[1])
+    asking = f"import urllib.request as u; print(u.urlopen('http://{address}:10100/status').read().decode())"
+    beside = json.loads(stack.compose("exec", "-T", "scheduler", "python3", "-c", asking))
+    elsewhere = json.loads(stack.compose.ask("GET", "/status")[1])
+    assert here == beside == elsewhere
+    assert here["cluster_name"] == NAME
+
+
+def test_1_orders_of_an_older_root_arrive_over_restarts(stack: Stack) -> None:
+    """A root R1 on this machine is heard at first, after the gateway's restart, and after the manager's."""
+    root = R1()
+    with serving(root, stack.compose), stack.undisturbed():
+        stack.attach_to(root, USER_NAME="Admin", CLUSTER_PAIRING_KEY=root.add_cluster(NAME))
+        for service in ("gateway", "manager"):
+            stack.run_a_job()
+            stack.compose.crash(service)
+            stack.wait_until_attached()
+
+
+def test_1_each_container_says_that_it_is_well(stack: Stack) -> None:
+    """The health checks of the compose file hold for what runs; of all that befell it nothing shows later either."""
+    wait_until(lambda: stack.compose.healths() == dict.fromkeys(SERVICES, "healthy"), 60, what="all are healthy")
+    assert stack.residents_life() == stack.life

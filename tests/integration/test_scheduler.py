@@ -67,18 +67,22 @@ class Client:
         self._health: Any = health_pb2_grpc.HealthStub(open_channel)
         self.sequence = 0
 
-    async def plan(self, cpu_millicores: int, count: int = 1, **item: Any) -> list[scheduler_pb2.PlanResult]:
+    async def plan(
+        self, cpu_millicores: int, count: int = 1, *, view_sequence: int = 0, **item: Any
+    ) -> list[scheduler_pb2.PlanResult]:
         self.sequence += 1
         items = [
             scheduler_pb2.PlanItem(key=instance_pb2.InstanceKey(job_id=f"j{self.sequence}", number=number), **item)
             for number in range(count)
         ]
-        request = scheduler_pb2.PlanRequest(specs=[_spec(cpu_millicores)], items=items, plan_sequence=self.sequence)
+        request = scheduler_pb2.PlanRequest(
+            specs=[_spec(cpu_millicores)], items=items, plan_sequence=self.sequence, view_sequence=view_sequence
+        )
         response: scheduler_pb2.PlanResponse = await self._stub.Plan(request, timeout=10)
         return list(response.results)
 
-    async def node_ids(self, cpu_millicores: int, count: int = 1) -> list[str]:
-        return [result.node_id for result in await self.plan(cpu_millicores, count)]
+    async def node_ids(self, cpu_millicores: int, count: int = 1, *, view_sequence: int = 0) -> list[str]:
+        return [result.node_id for result in await self.plan(cpu_millicores, count, view_sequence=view_sequence)]
 
     async def explain(self, cpu_millicores: int) -> scheduler_pb2.ExplainResponse:
         request = scheduler_pb2.ExplainRequest(spec=_spec(cpu_millicores))
@@ -185,6 +189,18 @@ async def test_deltas_settle_plans(part: Part) -> None:
 
         await _until(fits)
         assert await part.client.node_ids(100) == ["a"]
+
+
+async def test_a_plan_waits_for_the_change_that_it_was_made_for(part: Part) -> None:
+    """Room that was made is seen by the plan that it woke, though the news of it travels by itself; not for ever."""
+    manager = _manager(_node("a", 100))
+    async with manager.serve(part.ports["manager"]):
+        await _until(part.client.is_serving)
+        planned = asyncio.create_task(part.client.node_ids(200, view_sequence=7))
+        await asyncio.sleep(0.2)
+        await manager.deltas.put(manager_pb2.WatchNodesResponse(nodes=[_node("a", 200)], view_sequence=7))
+        assert await planned == ["a"]
+        assert await part.client.node_ids(300, view_sequence=8) == [""]
 
 
 async def test_bad_input_names_its_field(part: Part) -> None:

@@ -48,6 +48,7 @@ class NearScheduler:
         if self.failure:
             raise UnavailableError(self.failure)
         message = plan_request(requests, peers, sequence)
+        message.view_sequence = self._core.room_sequence
         sent = scheduler_pb2.PlanRequest.FromString(message.SerializeToString())
         self.is_idle = False
         response = await self._servicer.Plan(sent, None)  # type: ignore[arg-type]

@@ -41,7 +41,7 @@ class R3(Root, register_clusterServicer):
         """Serve gRPC beside HTTP."""
         self._grpc = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
         add_register_clusterServicer_to_server(self, self._grpc)
-        self._grpc.add_insecure_port(f"127.0.0.1:{self.grpc_port}")
+        self._grpc.add_insecure_port(f"{self.host}:{self.grpc_port}")
         self._grpc.start()
         return super().start()
 
@@ -67,7 +67,8 @@ class R3(Root, register_clusterServicer):
             if cluster is None:
                 cluster = fresh(request.cluster_name)
                 self.data.clusters[cluster.id] = cluster
-            cluster.ip, cluster.port = "127.0.0.1", str(request.manager_port)
+            cluster.ip = context.peer().partition(":")[2].rpartition(":")[0]
+            cluster.port = str(request.manager_port)
             cluster.location = request.cluster_location
         return SC2Message(id=cluster.id)
 

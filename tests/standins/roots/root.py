@@ -35,6 +35,7 @@ class Root:
     deploy_route = ""
     delete_route = ""
     delete_method = ""
+    host = "127.0.0.1"
 
     def __init__(self) -> None:
         self.data = Database()
@@ -52,7 +53,7 @@ class Root:
     @property
     def settings(self) -> dict[str, str]:
         """What a cluster needs to find it."""
-        return {"SYSTEM_MANAGER_URL": f"127.0.0.1:{self.port}"}
+        return {"SYSTEM_MANAGER_URL": f"{self.host}:{self.port}"}
 
     # Its process
 
@@ -60,7 +61,7 @@ class Root:
         """Serve in a thread of its own."""
         self.signing_key = secrets.token_hex(32)
         configuration = uvicorn.Config(
-            self.application(), host="127.0.0.1", port=self.port, log_level="error", lifespan="off", ws="none"
+            self.application(), host=self.host, port=self.port, log_level="error", lifespan="off", ws="none"
         )
         self._server = uvicorn.Server(configuration)
         self._thread = threading.Thread(target=self._server.run, name="stand-in root", daemon=True)
@@ -73,7 +74,7 @@ class Root:
         if self._server and self._thread:
             self._server.should_exit = self._server.force_exit = True
             self._thread.join()
-            wait_until(lambda: not is_listening(self.port), what="the stand-in root is gone")
+            wait_until(lambda: not is_listening(self.port, self.host), what="the stand-in root is gone")
 
     def restart(self) -> None:
         """A new process on the same database."""

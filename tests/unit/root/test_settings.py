@@ -95,6 +95,34 @@ def test_nothing_set_is_stand_alone() -> None:
     assert not RootSettings().has_keys
 
 
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("gateway:10100", ("gateway", 10100)),
+        ("'gateway:10100'", ("gateway", 10100)),
+        ("192.0.2.7:80", ("192.0.2.7", 80)),
+        ("[2001:db8::7]:10100", ("2001:db8::7", 10100)),
+    ],
+)
+def test_relay_goes_to_a_host_and_a_port(monkeypatch: pytest.MonkeyPatch, text: str, address: tuple[str, int]) -> None:
+    """Names and addresses, in quotes or not; without one there is no relay."""
+    assert RootSettings().root_callback_relay is None
+    monkeypatch.setenv("ROOT_CALLBACK_RELAY", "")
+    assert RootSettings().root_callback_relay is None
+    monkeypatch.setenv("ROOT_CALLBACK_RELAY", text)
+    assert RootSettings().root_callback_relay == address
+
+
+@pytest.mark.parametrize(
+    "text", ["gateway", "gateway:", ":10100", "http://gateway:10100", "gateway:0", "gateway:65536"]
+)
+def test_relay_to_no_address_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """The manager says so and does not start, rather than keeping the root's calls to itself."""
+    monkeypatch.setenv("ROOT_CALLBACK_RELAY", text)
+    with pytest.raises(ValidationError, match="root_callback_relay"):
+        RootSettings()
+
+
 def test_dialect_is_one_of_four() -> None:
     """Any case; another word is refused, and the message does not repeat secrets."""
     assert RootSettings(root_dialect=" R3 ").root_dialect == "r3"
