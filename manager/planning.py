@@ -25,7 +25,7 @@ SETTLED_AT_ONCE: Final = 100
 FREE_REJECTIONS: Final = 3
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
-AFTER_REJECTIONS_S: Final = 1.0
+LOOK_LATER_S: Final = 1.0
 
 
 class Planning:
@@ -36,6 +36,7 @@ class Planning:
         self._scheduler = scheduler
         self._rejections: dict[InstanceKey, int] = {}
         self._streaks: dict[str, int] = {}
+        self._next_look: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Plan until cancelled; while the scheduler is away what wants a node waits."""
@@ -151,6 +152,8 @@ class Planning:
             return
         if not result.node_id:
             self._refuse(instance, result.refusals)
+            if result.is_behind:
+                self._look_later()
         elif reason := core.state.place(request.key, result.node_id, core.now_ms(), result.cause):
             self._reject(instance, reason)
         else:
@@ -173,7 +176,16 @@ class Planning:
             self._core.want_plan(instance.key)
         else:
             self._refuse(instance, (Refusal(reason="taken", node_count=1, detail=reason),))
-            asyncio.get_running_loop().call_later(AFTER_REJECTIONS_S, self._core.look_for_room)
+            self._look_later()
+
+    def _look_later(self) -> None:
+        """The scheduler knows less than this manager: ask again when it may have caught up."""
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().call_later(LOOK_LATER_S, self._look)
+
+    def _look(self) -> None:
+        self._next_look = None
+        self._core.look_for_room()
 
     def _refuse(self, instance: Instance, refusals: tuple[Refusal, ...]) -> None:
         """The same refusal again is no change."""
