@@ -7,6 +7,7 @@ tried, and the others follow, twice as many each time, as long as that succeeds.
 from __future__ import annotations
 
 import asyncio
+from math import isfinite
 from typing import Final
 
 from cluster.errors import ClusterError, UnavailableError
@@ -15,7 +16,7 @@ from manager.core import Core
 from manager.domain.engines import exclusions, named
 from manager.domain.events import PlanRefused
 from manager.domain.machine import wants_placement
-from manager.domain.model import Instance, InstanceKey, InstanceState, Refusal
+from manager.domain.model import Instance, InstanceKey, InstanceState, NodeState, Refusal
 from manager.domain.observation import came_back
 from manager.domain.reconciliation import fenced_nodes, is_coming_back, is_replacing
 from manager.planner import Request, Result, Scheduler
@@ -105,7 +106,17 @@ class Planning:
             came_back(core.state, instance, core.now_ms())
             core.commit()
             return False
+        if self._is_back_unsaved(instance):
+            core.rearm(instance.key)
+            self._look_later()
+            return False
         return True
+
+    def _is_back_unsaved(self, instance: Instance) -> bool:
+        """That its node is heard again could not be saved: that comes first."""
+        state = self._core.state
+        node = state.nodes.get(instance.node_id)
+        return node is not None and node.state is NodeState.DOWN and isfinite(state.live[node.id].back_mono_s)
 
     def _own_exclusions(self, instance: Instance) -> set[str]:
         state = self._core.state

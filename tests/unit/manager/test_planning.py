@@ -207,6 +207,27 @@ async def test_a_plan_for_an_instance_whose_node_came_back_is_not_carried_out(de
     assert not desk.core.state.on_node[other.id]
 
 
+async def test_what_came_back_while_that_could_not_be_saved_is_not_placed_elsewhere(desk: Desk) -> None:
+    """The store refused that its node is heard again: it runs there all the same, and is adopted when that is saved."""
+    lost = await desk.live.add("n0")
+    await desk.live.run(lost.id, 0, demand=HALF)
+    desk.core.state.set_node_state(lost.id, NodeState.DOWN, "it is silent", desk.live.clock.at_ms)
+    lose_node(desk.core.state, lost.id, desk.live.clock.at_ms)
+    await desk.core.saved()
+    await desk.rest()
+    assert desk.states() == {S.PENDING: 1}
+    desk.live.hear(lost.id)
+    await desk.live.refuses(desk.core.saved())
+    assert desk.core.state.nodes[lost.id].state is NodeState.DOWN
+    other = await desk.live.add("n1")
+    await desk.rest()
+    assert not desk.core.state.on_node[other.id]
+    desk.live.hear(lost.id)
+    await desk.rest()
+    instance = desk.live.instance(KEY)
+    assert (instance.state, instance.node_id) == (S.UNKNOWN, lost.id)
+
+
 async def test_what_came_back_before_anybody_asked_is_not_asked_about(desk: Desk) -> None:
     """LOST, queued, and its node heard again in the same moment: it is held, with a deadline for its node's word."""
     lost = await desk.live.add("n0")
