@@ -275,8 +275,6 @@ class Leases:
         heard_s = self.hearing.last_heard_s((node.id, *node.aliases))
         heard_s = self.hearing.origin_s if heard_s is None else heard_s
         late_s, over_s = self._limits(live, heard_s)
-        if absence and absence.is_down:  # the verdict could not be saved: it is given again
-            absence = replace(absence, is_down=False, is_given_up=False)
         if absence and heard_s > absence.heard_s and now_s < late_s:
             self.watch(node.id)
             sweep.back.append(node.id)
