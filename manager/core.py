@@ -85,6 +85,7 @@ class Core:
         self.view_sequence = self.now_ms()  # a scheduler that outlives this manager must not take it for an older one
         self.room_sequence = 0
         self.may_purge: Callable[[InstanceKey], bool] = lambda _key: True
+        self.applied_until_s: Callable[[], float] = clock.mono_s
         self._alarms: list[tuple[int, InstanceKey]] = []
         self._alarm_at: dict[InstanceKey, int] = {}
         self._followed: deque[InstanceKey] = deque()

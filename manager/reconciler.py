@@ -141,11 +141,18 @@ class Reconciler:
             self._core.rearm(key)  # a refusal that repeats is no change, and would set no alarm for the next fence
 
     def _is_on_its_way(self, instance: Instance) -> bool:
-        """Whether the answer that is late may yet come: its node was just told, is not heard, or is just back."""
-        at_ms = self._core.now_ms()
+        """Whether the answer that is late may yet come: its node was just told, is not heard, or is just back.
+
+        Or it has arrived, and waits for a slow save: who is late is judged by what has been applied.
+        """
+        core = self._core
+        at_ms = core.now_ms()
+        read_ms = at_ms - 1000 * (core.clock.mono_s() - core.applied_until_s())
         late = [item for _, item in instance.placements() if item.deadline_ms is not None and item.deadline_ms <= at_ms]
         return any(
-            self._is_just_told(instance.key, item) or self._is_just_back(item.node_id)
+            (item.deadline_ms or 0) > read_ms
+            or self._is_just_told(instance.key, item)
+            or self._is_just_back(item.node_id)
             for item in late
             if self._is_judged(item)
         )
@@ -172,7 +179,7 @@ class Reconciler:
     def _is_recent(self, at_s: float, node_id: str) -> bool:
         """Whether a node has not yet had the time for an answer since then."""
         deadline_ms = self._core.state.first_deadline_ms(node_id, 0) or 0
-        return self._core.clock.mono_s() - at_s < deadline_ms / 1000
+        return self._core.applied_until_s() - at_s < deadline_ms / 1000
 
     # Nodes that never report
 

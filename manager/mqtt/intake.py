@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from math import inf
 from typing import Final
 
 import orjson
@@ -49,6 +50,12 @@ class Intake:
         self._faults: set[str] = set()
         self._told: dict[str, float] = {}
         self._to_send: list[Effect] = []
+        self._held_since_s = inf
+        core.applied_until_s = self.applied_until_s
+
+    def applied_until_s(self) -> float:
+        """Up to when whatever arrived of states and lists has been applied: what came since waits for a slow save."""
+        return min(self._core.clock.mono_s(), self._held_since_s, self._broker.inbox.others_since_s)
 
     def wake(self) -> None:
         """Messages wait."""
@@ -151,7 +158,10 @@ class Intake:
             self._has_others.clear()
             while inbox.has_others:
                 await self._core.writer.working.wait()
-                await self._take_others(inbox.take_others(BATCH))
+                messages = inbox.take_others(BATCH)
+                self._held_since_s = min((message.mono_s for message in messages), default=inf)
+                await self._take_others(messages)
+                self._held_since_s = inf
                 await asyncio.sleep(0)
 
     async def _take_others(self, messages: list[Incoming]) -> None:

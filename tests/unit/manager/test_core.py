@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -179,6 +180,22 @@ async def test_history_tells_only_what_is_durable(live: LiveCore) -> None:
     await live.rest()
     assert live.events("instance:web/0") == followed == ["requested", "placed"]
     following.cancel()
+
+
+async def test_what_was_refused_is_looked_at_again(live: LiveCore) -> None:
+    """An instance whose placement could not be saved wants a node again, and a node is judged again."""
+    node = await live.add("n0")
+    await live.deploy(0)
+    live.core.to_plan.clear()
+    assert live.core.state.place(KEY, node.id, live.clock.at_ms) == ""
+    await live.refuses(live.core.commit())
+    assert live.instance(KEY).state is S.REQUESTED
+    await live.rest()
+    assert list(live.core.to_plan) == [KEY]
+    live.core.leases.sweep(live.core.state)
+    live.core.state.set_cordoned(node.id, True, "operator", 1)
+    await live.refuses(live.core.commit())
+    assert live.core.leases._due[0][0] == -math.inf
 
 
 async def test_a_setting_that_was_refused_is_the_old_one(live: LiveCore) -> None:

@@ -196,6 +196,51 @@ def test_a_manager_that_was_away_gives_as_long_again() -> None:
     assert scene.given_up() == {"n2"}
 
 
+def test_after_outages_in_a_row_a_node_has_as_long_again_as_they_lasted_together() -> None:
+    """Its client may not have tried in between: it is given up only as much later, and the grace."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute = {"n2"}
+    died_s = scene.now_s
+    scene.deafen(60.0)
+    scene.run(2.0)
+    scene.deafen(20.0)
+    back_s = scene.now_s
+    away_s = back_s - died_s
+    assert scene.run(away_s + RULES.grace_s - 2.0) == [("n2", SUSPECT)]
+    scene.run(6.0)
+    assert scene.given_up() == {"n2"}
+
+
+@pytest.mark.parametrize(("again_s", "waits"), [(30.0, True), (5.0, False)])
+def test_an_outage_while_a_node_is_waited_for_gives_its_own_length_again(again_s: float, *, waits: bool) -> None:
+    """One that is longer than a lease, for a link that flaps would put the verdict off for ever."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute = {"n2"}
+    scene.deafen(40.0)
+    scene.run(40.0)
+    assert scene.leases.is_silent("n2")
+    scene.deafen(again_s)
+    scene.run(RULES.lease_s + RULES.grace_s + 4.0)
+    assert scene.given_up() == (set() if waits else {"n2"})
+    scene.run(again_s + 2.0)
+    assert scene.given_up() == {"n2"}
+
+
+def test_an_outage_is_over_when_everybody_has_had_the_time_to_return() -> None:
+    """Its own length, bounded, and lease and grace after it; what is silent then is silent for reasons of its own."""
+    scene = Scene(2, replace(RULES, return_cap_s=60.0))
+    scene.run(20.0)
+    assert scene.leases.is_settled
+    for outage_s, again_s in ((33.0, 33.0), (600.0, 60.0)):
+        scene.deafen(outage_s)
+        scene.run(again_s + RULES.lease_s + RULES.grace_s - 1.0)
+        assert not scene.leases.is_settled
+        scene.run(2.0)
+        assert scene.leases.is_settled
+
+
 @pytest.mark.parametrize(("count", "lost"), [(1, 1), (2, 2), (3, 2), (3, 3), (4, 2), (4, 4), (10, 4), (10, 10)])
 def test_losses_that_happen_together_are_one_event_whatever_the_size(count: int, lost: int) -> None:
     """More than 30 % and at least two, or all: nobody is given up before the bound, whoever returns is left alone."""

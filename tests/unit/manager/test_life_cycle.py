@@ -300,6 +300,16 @@ def test_a_removed_node_gives_back_what_it_held() -> None:
     assert Life().run().delete().node_removed().state is S.STOPPED
 
 
+def test_the_successor_takes_over_when_the_source_of_a_move_is_removed() -> None:
+    """Nothing is placed a third time: what was being started becomes the current copy."""
+    life = Life().run().move()
+    successor = life.instance.successor
+    assert life.node_removed("n1").instance.current == successor
+    assert (life.state, life.instance.successor, life.instance.retry_at_ms) == (S.SCHEDULED, None, None)
+    assert life.instance.events[-1].kind == "promoted"
+    assert life.see(Seen.RUNNING, "n2").state is S.RUNNING
+
+
 def test_pending_says_why() -> None:
     """No capacity is a state with reasons and without a time; other reasons are told, in the history too."""
     life = Life().refuse()

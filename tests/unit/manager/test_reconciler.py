@@ -270,6 +270,21 @@ async def test_until_when_somebody_could_be_heard_is_remembered(live: LiveCore) 
     assert live.core.settings[HEARD_UNTIL].value == str(live.clock.at_ms)
 
 
+async def test_while_nodes_may_be_on_their_way_it_is_not_said_that_all_were_heard(live: LiveCore) -> None:
+    """The next manager would not know how long they may take: the time is that of before the outage until then."""
+    live.hear()
+    live.reconciler._look_now_and_then()
+    await live.rest()
+    before = live.core.settings[HEARD_UNTIL].value
+    live.clock.pass_time(100)
+    live.pass_time(60)
+    live.reconciler._look_now_and_then()
+    assert live.core.settings[HEARD_UNTIL].value == before
+    live.pass_time(60)
+    live.reconciler._look_now_and_then()
+    assert live.core.settings[HEARD_UNTIL].value == str(live.clock.at_ms)
+
+
 async def test_a_start_gives_all_nodes_the_time_of_the_absence(tmp_path: Path) -> None:
     """Nobody knows who spoke while no manager was there."""
     async with live_core(tmp_path) as live:
