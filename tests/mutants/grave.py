@@ -1,4 +1,4 @@
-"""Mutants by hand: edits of the source that no test run may survive, and the copy of the tree in which they are tried."""
+"""Mutants by hand: edits of the source that no test run may survive, and the copy of the tree to try them in."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_stop_after_waits_until_the_worker_has_stopped_its_copy() -> None:
 
 @pytest.mark.parametrize("has_begun", [False, True])
 def test_what_may_run_unseen_is_replaced_after_its_own_stop(has_begun: bool) -> None:
-    """A start that its node does not finish in time ends at the latest by stop_after and its grace; then it is retried."""
+    """A start that is not finished in time ends by stop_after and its grace at the latest: only then is it retried."""
     life = Life(on_disconnect=OnDisconnect.STOP_AFTER, stop_after_s=60.0, stop_grace_s=10.0).place()
     late = life.see(Seen.STARTING).wait(600) if has_begun else life.wait(30)
     assert late.deadline().state is S.FAILED
