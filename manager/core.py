@@ -310,9 +310,9 @@ class Core:
 
     def look_for_room(self) -> None:
         """Something changed for the better: look again for what found no node."""
+        self.room_sequence = self.view_sequence
         if self.state.waiting:
             self.has_room = True
-            self.room_sequence = self.view_sequence
             self.plan_wanted.set()
 
     def _set_alarm(self, instance: Instance, overdue_at_ms: int = 0) -> None:

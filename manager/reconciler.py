@@ -200,12 +200,13 @@ class Reconciler:
                 self._assume(told.effect)
 
     def _may_not_have_arrived(self, told: Unanswered) -> bool:
-        """A stop that was sent to a node which was not heard since: until it is heard, or given up."""
+        """A stop that was sent to a node which was not heard since, or before an outage: until it is told and heard."""
         state, node_id = self._core.state, told.effect.node_id
         if told.effect.verb is Verb.DEPLOY or not state.is_ready(node_id):
             return False
-        heard_s = self._core.last_heard_s(state.nodes[node_id])
-        return heard_s is None or heard_s <= told.told_s
+        node = state.nodes[node_id]
+        heard_s, back_s = self._core.last_heard_s(node), self._core.hearing.back_s((node.id, *node.aliases))
+        return heard_s is None or back_s is None or heard_s <= told.told_s or back_s > told.told_s
 
     def _assume(self, effect: Effect) -> None:
         is_start = effect.verb is Verb.DEPLOY

@@ -317,6 +317,39 @@ def test_a_last_will_makes_suspect_at_once_and_down_after_its_own_grace() -> Non
     assert RULES.will_grace_s <= scene.when("n0", "GIVEN UP") - at_s <= RULES.will_grace_s + 0.5
 
 
+def test_a_will_behind_the_newest_echo_has_its_whole_grace() -> None:
+    """Whether that time counts is known with the next echo: until then it is not taken off the grace."""
+    scene = Scene(count=3)
+    scene.run(2.0)
+    scene.mute.add("n0")
+    scene.now_s += 0.2
+    scene.live["n0"].will_mono_s = at_s = scene.now_s
+    scene.leases.look("n0")
+    scene._sweep()
+    scene.now_s += 0.05
+    scene.run(20.0)
+    assert scene.when("n0", "GIVEN UP") - at_s >= RULES.will_grace_s
+
+
+def test_the_last_of_many_sessions_that_ended_at_once_are_waited_for() -> None:
+    """Five of ten end, three are back at once: the others belong to the same event. One that ends later is alone."""
+    scene = Scene(count=10)
+    scene.run(2.0)
+    broken = [f"n{number}" for number in range(5)]
+    scene.mute.update(broken)
+    for name in broken:
+        scene.will(name)
+    scene.run(4.0)
+    scene.mute.difference_update(broken[:3])
+    scene.run(3.0)
+    scene.mute.add("n9")
+    scene.will("n9")
+    scene.run(30.0)
+    assert scene.given_up() == {"n9"}
+    scene.run(RULES.hold_s)
+    assert scene.given_up() == {"n9", "n3", "n4"}
+
+
 def test_any_sign_of_life_takes_a_will_back() -> None:
     """The worker's process was killed and is back after nine seconds: it costs nothing."""
     scene = Scene(3)

@@ -15,6 +15,7 @@ from manager import planning
 from manager.domain.model import Ended, InstanceKey, InstanceState, NodeState
 from manager.domain.reconciliation import lose_node
 from manager.planning import BATCH, FREE_REJECTIONS, Planning
+from scheduler import node_view
 from testbed.live_core import LiveCore, live_core
 from testbed.near_scheduler import NearScheduler, near_scheduler
 from testbed.waiting import wait_until_async
@@ -256,7 +257,7 @@ async def test_where_the_scheduler_goes_on_differing_it_is_asked_with_pauses(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a few plans in vain it is PENDING with the reason, and is looked for again a moment later."""
-    monkeypatch.setattr(planning, "AFTER_REJECTIONS_S", 0.05)
+    monkeypatch.setattr(planning, "LOOK_LATER_S", 0.05)
     unfit = desk.core.state.unfit_reason
     monkeypatch.setattr(desk.core.state, "unfit_reason", lambda *_: "the node is full, as we see it")
     node = await desk.live.add("n0")
@@ -266,6 +267,31 @@ async def test_where_the_scheduler_goes_on_differing_it_is_asked_with_pauses(
     assert desk.core.counters["plans_rejected"] > FREE_REJECTIONS
     monkeypatch.setattr(desk.core.state, "unfit_reason", unfit)
     await wait_until_async(lambda: desk.live.instance(KEY).node_id == node.id)
+
+
+async def test_a_refusal_in_ignorance_of_new_room_is_asked_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that hears late of a node refuses what would fit there: it is asked until it has heard."""
+    monkeypatch.setattr(planning, "LOOK_LATER_S", 0.05)
+    monkeypatch.setattr(node_view, "REACH_S", 0.05)
+    await desk.live.deploy(0, demand=HALF)
+    await desk.rest()
+    desk.scheduler.hearing.clear()
+    node = await desk.live.add("n0")
+    await wait_until_async(lambda: len(desk.scheduler.batches) > 3)
+    assert desk.states() == {S.PENDING: 1}
+    desk.scheduler.hearing.set()
+    await wait_until_async(lambda: desk.live.instance(KEY).node_id == node.id)
+    await desk.asked_for()
+    await asyncio.sleep(0.2)
+    assert await desk.asked_for() == []
+
+
+async def test_a_scheduler_that_is_told_of_all_nodes_anew_is_asked_again(desk: Desk) -> None:
+    """What it refused before, on what it knew then, may fit."""
+    await desk.live.deploy(0, demand=HALF)
+    await desk.asked_for()
+    async with near_scheduler(desk.core):
+        assert await desk.asked_for() == [KEY]
 
 
 async def test_a_plan_that_goes_wrong_costs_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

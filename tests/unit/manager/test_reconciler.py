@@ -61,11 +61,10 @@ async def test_what_a_mute_node_was_told_to_stop_counts_as_stopped_after_its_gra
     live.core.state.delete([KEY], "root", live.clock.at_ms)
     await live.core.saved()
     await live.rest()
-    live.clock.pass_time(9.9)
-    live.hear(node.id)
+    live.pass_time(9.75, node.id)
     await _tick(live)
     assert live.instance(KEY).state is S.STOPPING
-    live.clock.pass_time(0.2)
+    live.clock.pass_time(0.35)
     await _tick(live)
     assert live.core.saved_records.instances[KEY].state is S.STOPPED
     await _tick(live)
@@ -110,8 +109,7 @@ async def test_what_is_assumed_of_a_mute_node_is_assumed_until_it_is_saved(live:
     live.core.state.delete([KEY], "root", live.clock.at_ms)
     await live.core.saved()
     await live.rest()
-    live.clock.pass_time(10.1)
-    live.hear(node.id)
+    live.pass_time(10.1, node.id)
     live.store.fault = "no space"
     live.reconciler._guarded(live.reconciler._assume_due)
     await _until_it_failed(live)
@@ -138,8 +136,7 @@ async def test_what_is_deployed_again_is_not_taken_for_stopped(live: LiveCore) -
     await live.core.saved()
     await live.rest()
     await live.deploy(0, stop_grace_s=10.0)
-    live.clock.pass_time(11)
-    live.hear(node.id)
+    live.pass_time(11, node.id)
     await _tick(live)
     assert live.instance(KEY).state is S.REQUESTED
     assert live.instance(KEY).retiring is None
@@ -313,3 +310,62 @@ async def test_what_cannot_be_saved_stops_nothing(live: LiveCore) -> None:
     await live.core.writer.working.wait()
     await _tick(live)
     assert live.instance(KEY).state is S.FAILED
+
+
+async def test_an_answer_that_may_yet_come_is_waited_for(live: LiveCore) -> None:
+    """Nobody could be heard when it was due: the node has the time for it from when it is heard again."""
+    node = await live.add("n0")
+    await live.deploy(0)
+    await _place(live, node)
+    live.clock.pass_time(31)
+    await _tick(live)
+    assert live.instance(KEY).state is S.SCHEDULED
+    live.pass_time(29, node.id)
+    await _tick(live)
+    assert live.instance(KEY).state is S.SCHEDULED
+    live.pass_time(3, node.id)
+    await _tick(live)
+    assert live.instance(KEY).state is S.FAILED
+
+
+async def test_a_stop_from_before_an_outage_is_sent_to_a_mute_node_again(live: LiveCore) -> None:
+    """A broker that forgets may have lost it: it counts when it was sent and the node was heard, after the outage."""
+    await live.deploy(0, stop_grace_s=10.0)
+    node = await _mute(live)
+    await _place(live, node)
+    live.core.state.delete([KEY], "root", live.clock.at_ms)
+    await live.core.saved()
+    await live.rest()
+    told = len(live.broker.published)
+    live.clock.pass_time(20)
+    live.hear(node.id)
+    await _tick(live)
+    assert live.instance(KEY).state is S.STOPPING
+    live.detector.heard_after_outage(live.core.state.nodes[node.id])
+    live.core.dispatcher.tick()
+    assert len(live.broker.published) == told + 1
+    live.pass_time(10.25, node.id)
+    await _tick(live)
+    assert live.core.saved_records.instances[KEY].state is S.STOPPED
+
+
+async def test_who_is_late_while_nothing_can_be_saved_is_suspect_only(live: LiveCore) -> None:
+    """Readers see who is late, and who is back; nobody is called DOWN until the store works."""
+    node, other = await live.add("n0"), await live.add("n1")
+    live.store.fault = "no space"
+    with pytest.raises(UnavailableError):
+        await live.core.put_setting("x", "y")
+    for _ in range(400):
+        live.clock.pass_time(0.25)
+        live.hear(other.id)
+        live.detector.watch()
+    assert not live.core.state.is_ready(node.id)
+    assert live.core.state.nodes[node.id].state is NodeState.READY
+    for _ in range(16):
+        live.clock.pass_time(0.25)
+        live.core.hearing.heard(node.id, live.clock.at_s)
+        live.hear(other.id)
+        live.detector.watch()
+    assert live.core.state.is_ready(node.id)
+    live.store.fault = ""
+    await live.core.writer.working.wait()

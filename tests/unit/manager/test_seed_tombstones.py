@@ -39,6 +39,7 @@ class Told:
             now_ms=lambda: self.now_ms,
             clock=SimpleNamespace(mono_s=lambda: self.now_ms / 1000),
             last_heard_s=lambda _node: self.heard_s,
+            hearing=SimpleNamespace(back_s=lambda _topic_ids: None),
         )
         self.tombstones = Tombstones(core)
 
