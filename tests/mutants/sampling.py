@@ -19,7 +19,7 @@ from mutants.grave import ROOT, copy_tree
 WORK: Final = ROOT / ".cache" / "mutants"
 SOURCES: Final = ("cluster", "manager", "scheduler", "gateway", "worker", "clusterctl")
 NO_MUTANT: Final = "no-such-mutant"
-KILLED: Final = ("killed", "timeout", "segfault", "suspicious")
+KILLED: Final = ("killed", "timeout")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mutants.grave import ROOT, Edit, Mutant, load
+from mutants.grave import ROOT, Edit, Mutant, failed, load
+from mutants.sampling import AREAS, Outcome
 
 MUTANTS = load()
 
@@ -36,3 +37,22 @@ def test_a_text_that_is_gone_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("one\n")
     with pytest.raises(ValueError, match="carry the mutant along"):
         Edit(file="a.py", search="two", replace="three").apply(tmp_path)
+
+
+def test_a_failed_test_is_known_by_its_name_and_with_its_parameters() -> None:
+    """What pytest reports otherwise, such as an error in a fixture, is no test that failed."""
+    report = "FAILED tests/a.py::test_b[x - y] - assert 1\nFAILED tests/a.py::test_c\nERROR tests/a.py::test_d - boom"
+    assert failed(report) == {"tests/a.py::test_b", "tests/a.py::test_b[x - y]", "tests/a.py::test_c"}
+
+
+@pytest.mark.parametrize("name", AREAS)
+def test_each_area_has_files_and_tests(name: str) -> None:
+    """A sample of nothing would be killed entirely."""
+    area = AREAS[name]
+    assert all(list(ROOT.glob(pattern)) for pattern in (*area.mutated, *area.tests, *area.spared))
+
+
+def test_only_what_a_test_noticed_is_killed() -> None:
+    """What no test touches is as alive as what all tests pass."""
+    outcome = Outcome(area="a", total=9, status={"k": "killed", "t": "timeout", "n": "no tests", "s": "survived"})
+    assert (outcome.share, outcome.alive) == (0.5, ["n", "s"])
