@@ -14,18 +14,20 @@ _TESTS: Final = Path(__file__).resolve().parents[1]
 def main(arguments: Sequence[str]) -> int:
     """Try a sample of each area; 1 where less of one is killed than `--least`."""
     sys.path[:0] = [str(_TESTS)]
-    from mutants.sampling import AREAS, WORK, Bench
+    from mutants.sampling import AREAS, WORK, Bench, changes_words_only
 
     options = _parser(tuple(AREAS)).parse_args(arguments)
-    outcomes = []
+    outcomes, lines = [], []
     for area in options.area or AREAS:
         print(f"trying {options.count} mutants of {area} (seed {options.seed}) …", file=sys.stderr, flush=True)
         bench = Bench(area, with_simulation=options.simulation)
         outcome = bench.try_sample(options.count, options.seed)
         outcomes.append(outcome)
-        shown = [f"{name}: {outcome.status[name]}\n{bench.show(name)}" for name in outcome.alive]
-        (WORK / f"{area}-alive.txt").write_text("\n".join([outcome.line, "", *shown]))
-    print("\n".join(outcome.line for outcome in outcomes))
+        shown = [bench.show(name) for name in outcome.alive]
+        words = sum(map(changes_words_only, shown))
+        lines.append(f"{outcome.line}; {words} of the alive change texts only")
+        (WORK / f"{area}-alive.txt").write_text("\n".join([lines[-1], "", *sorted(shown, key=changes_words_only)]))
+    print("\n".join(lines))
     print(f"\nwhat nobody noticed: {WORK}/*-alive.txt")
     return int(any(outcome.share < options.least for outcome in outcomes))
 

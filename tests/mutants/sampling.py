@@ -19,6 +19,7 @@ from mutants.grave import ROOT, copy_tree
 WORK: Final = ROOT / ".cache" / "mutants"
 SOURCES: Final = ("cluster", "manager", "scheduler", "gateway", "worker", "clusterctl")
 NO_MUTANT: Final = "no-such-mutant"
+_TEXT: Final = re.compile(r"""[rbf]*("[^"]*"|'[^']*')""")
 KILLED: Final = ("killed", "timeout")
 
 
@@ -122,6 +123,15 @@ class Bench:
             [program, *arguments], cwd=self.folder, env=environment, capture_output=True, text=True, check=False
         )
         return re.sub(r"[^\n]*\r", "", result.stdout + result.stderr)
+
+
+def changes_words_only(diff: str) -> bool:
+    """Whether a mutant differs from the source in nothing but texts: what is shown, logged or told, or a name."""
+    before, after = (
+        [_TEXT.sub('""', line[1:]) for line in diff.splitlines() if re.match(rf"\{sign}(?!\{sign})", line)]
+        for sign in "-+"
+    )
+    return bool(before) and before == after
 
 
 def _status(code: int | None) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mutants.grave import ROOT, Edit, Mutant, failed, load
-from mutants.sampling import AREAS, Outcome
+from mutants.sampling import AREAS, Outcome, changes_words_only
 
 MUTANTS = load()
 
@@ -56,3 +56,18 @@ def test_only_what_a_test_noticed_is_killed() -> None:
     """What no test touches is as alive as what all tests pass."""
     outcome = Outcome(area="a", total=9, status={"k": "killed", "t": "timeout", "n": "no tests", "s": "survived"})
     assert (outcome.share, outcome.alive) == (0.5, ["n", "s"])
+
+
+@pytest.mark.parametrize(
+    ("line", "is_words"),
+    [
+        ('    return note(item, "XXlostXX", cause)', True),
+        ('    return note(item, f"LOST {cause}", cause)', True),
+        ('    return note(item, "lost", None)', False),
+        ('    return note(None, "XXlostXX", cause)', False),
+    ],
+)
+def test_a_mutant_of_texts_is_told_from_one_of_behaviour(line: str, is_words: bool) -> None:
+    """Who reads what is alive begins with what changes behaviour."""
+    diff = f'# a mutant\n--- a.py\n+++ a.py\n@@ -1 +1 @@\n-    return note(item, "lost", cause)\n+{line}'
+    assert changes_words_only(diff) is is_words
