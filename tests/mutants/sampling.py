@@ -21,19 +21,28 @@ SOURCES: Final = ("cluster", "manager", "scheduler", "gateway", "worker", "clust
 NO_MUTANT: Final = "no-such-mutant"
 _TEXT: Final = re.compile(r"""[rbf]*("[^"]*"|'[^']*')""")
 KILLED: Final = ("killed", "timeout")
+_SHELL_TESTS: Final = ("bridge", "core", "detector", "intake", "moves", "planning", "reading", "reconciler", "writer")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Area:
-    """Files that are changed (globs), less those that only real parts run, and the tests that must notice."""
+    """Files that are changed (globs), less those that only real parts run, and the tests that must notice.
+
+    The `ignored` tests are about something else and would only take time.
+    """
 
     mutated: tuple[str, ...]
     tests: tuple[str, ...]
     spared: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 AREAS: Final = {
-    "domain": Area(mutated=("manager/domain/*.py",), tests=("tests/unit/manager", "tests/unit/engines")),
+    "domain": Area(
+        mutated=("manager/domain/*.py",),
+        tests=("tests/unit/manager", "tests/unit/engines"),
+        ignored=tuple(f"tests/unit/manager/test_{name}.py" for name in _SHELL_TESTS),
+    ),
     "shell": Area(
         mutated=("manager/*.py",),
         spared=("manager/domain/*", "manager/__main__.py", "manager/parts.py", "manager/store/mongo.py"),
@@ -141,9 +150,8 @@ def _status(code: int | None) -> str:
 
 
 def _settings(area: Area, *, with_simulation: bool) -> str:
-    options = ["-n", "0", "-p", "no:cacheprovider", "--timeout=60"]
-    if not with_simulation:
-        options.append("--ignore=tests/unit/manager/test_simulation.py")
+    ignored = area.ignored if with_simulation else (*area.ignored, "tests/unit/manager/test_simulation.py")
+    options = ["-n", "0", "-p", "no:cacheprovider", "--timeout=60", *(f"--ignore={path}" for path in ignored)]
     settings = {
         "source_paths": list(SOURCES),
         "also_copy": ["protos"],

@@ -49,7 +49,7 @@ def test_a_failed_test_is_known_by_its_name_and_with_its_parameters() -> None:
 def test_each_area_has_files_and_tests(name: str) -> None:
     """A sample of nothing would be killed entirely."""
     area = AREAS[name]
-    assert all(list(ROOT.glob(pattern)) for pattern in (*area.mutated, *area.tests, *area.spared))
+    assert all(list(ROOT.glob(pattern)) for pattern in (*area.mutated, *area.tests, *area.spared, *area.ignored))
 
 
 def test_only_what_a_test_noticed_is_killed() -> None:
