@@ -40,7 +40,7 @@ class Area:
 AREAS: Final = {
     "domain": Area(
         mutated=("manager/domain/*.py",),
-        tests=("tests/unit/manager", "tests/unit/engines"),
+        tests=("tests/unit/manager", "tests/unit/engines", "tests/unit/root/test_guard.py"),
         ignored=tuple(f"tests/unit/manager/test_{name}.py" for name in _SHELL_TESTS),
     ),
     "shell": Area(
