@@ -179,6 +179,49 @@ def test_a_generation_grows_even_across_a_purge() -> None:
     check_state(state)
 
 
+@pytest.mark.parametrize("passed_ms", [0, 1, -3_600_000])
+def test_a_generation_grows_whatever_the_clock_does(passed_ms: int) -> None:
+    """Placed again within the same millisecond, or by a clock that was set back: each copy is newer than the last."""
+    state = _state()
+    node = _ready(state)
+    state.deploy([(KEY, spec())], "root", NOW)
+    for _ in range(3):
+        before = state.instances[KEY].generation
+        assert state.place(KEY, node.id, NOW + passed_ms if before else NOW) == ""
+        assert state.instances[KEY].generation > before
+        state.delete([KEY], "root", NOW)
+        on_resources(state, node, ResourceList(entries=(), is_inventory=True, sequence=1), NOW)
+        state.deploy([(KEY, spec())], "root", NOW)
+
+
+def test_a_purge_takes_the_instance_and_its_job_out_of_the_store() -> None:
+    """Both are among what is saved next, and neither is there any more: the store removes them."""
+    state = _state()
+    state.deploy([(KEY, spec())], "root", NOW)
+    state.delete([KEY], "root", NOW)
+    state.take_dirty()
+    assert ring(state, KEY, NOW + state.policy.retention_ms) is Rung.CHANGED
+    dirty = state.take_dirty()
+    assert (list(dirty.instances), list(dirty.jobs)) == ([KEY], ["job"])
+    assert not state.instances
+    assert not state.jobs
+
+
+def test_an_alarm_that_rings_early_ends_no_back_off() -> None:
+    """What failed waits for its time, whatever else rang."""
+    state = _state()
+    node = _ready(state)
+    state.deploy([(KEY, spec())], "root", NOW)
+    assert state.place(KEY, node.id, NOW) == ""
+    late = NOW + state.policy.schedule_deadline_ms
+    assert ring(state, KEY, late) is Rung.CHANGED
+    retry_at_ms = state.instances[KEY].retry_at_ms
+    assert retry_at_ms is not None
+    assert retry_at_ms > late
+    assert ring(state, KEY, retry_at_ms - 1) is Rung.NOTHING
+    assert ring(state, KEY, retry_at_ms) is Rung.WANTS_NODE
+
+
 def test_minus_one_deletes_every_instance_of_a_job() -> None:
     """-1 means all; unknown ones are passed over."""
     state = _state()

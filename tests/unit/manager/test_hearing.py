@@ -27,6 +27,14 @@ def test_echoes_out_of_order_change_nothing() -> None:
     assert hearing.as_of_s == 110.0
 
 
+def test_a_node_that_was_never_heard_is_forgotten_like_the_others() -> None:
+    """Nothing is left of either."""
+    hearing = _listening(100.0, 110.0)
+    hearing.heard("a", 105.0)
+    hearing.forget(["never", "a"])
+    assert hearing.last_heard_s(["a", "never"]) is None
+
+
 def test_an_outage_is_nobodys_silence() -> None:
     """While echoes stayed away nothing could be heard: that time is not listened time."""
     hearing = _listening(120.0, 130.0, _listening(100.0, 110.0))

@@ -194,6 +194,19 @@ async def test_an_alarm_that_comes_to_nothing_is_set_again(live: LiveCore) -> No
     assert live.core._alarm_at == {}
 
 
+async def test_what_is_purged_is_gone_from_the_store(live: LiveCore) -> None:
+    """Its instance and, with the last one, its job: a manager that starts anew finds neither."""
+    await live.deploy(0)
+    live.core.state.delete([KEY], "root", live.clock.at_ms)
+    await live.core.saved()
+    live.clock.pass_time(live.core.policy.retention_ms / 1000 + 1)
+    live.reconciler._ring(KEY)
+    await live.core.saved()
+    await live.rest()
+    contents = live.store.inner.load(0)
+    assert (contents.instances, contents.jobs) == ((), ())
+
+
 async def test_an_alarm_that_goes_wrong_holds_up_no_other(live: LiveCore, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is counted, and rung again a second later; all others ring."""
     node = await live.add("n0")
