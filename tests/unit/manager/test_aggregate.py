@@ -12,7 +12,7 @@ from manager.domain.aggregate import ClusterState
 from manager.domain.model import InstanceKey, InstanceState, Node, NodeState
 from manager.domain.observation import LATE_INVENTORIES, came_ready, on_resources, on_state
 from manager.domain.policy import Policy
-from manager.domain.reconciliation import Rung, fenced_nodes, lose_node, lose_removed_nodes, ring
+from manager.domain.reconciliation import Rung, fenced_nodes, lose_node, lose_removed_nodes, restore_lost_jobs, ring
 from simulation.invariants import check_state
 from simulation.lives import spec
 
@@ -220,6 +220,19 @@ def test_an_alarm_that_rings_early_ends_no_back_off() -> None:
     assert retry_at_ms > late
     assert ring(state, KEY, retry_at_ms - 1) is Rung.NOTHING
     assert ring(state, KEY, retry_at_ms) is Rung.WANTS_NODE
+
+
+def test_a_wanted_job_whose_record_cannot_be_read_is_made_anew() -> None:
+    """From what its newest instance knows; what is not wanted any more brings no job back."""
+    state, other = _state(), InstanceKey("gone", 0)
+    state.deploy([(KEY, spec()), (other, spec(name="gone"))], "root", NOW)
+    state.delete([other], "root", NOW)
+    state.deploy([(InstanceKey("job", 1), spec(image="newer"))], "root", NOW + 1)
+    fresh = _state()
+    fresh.restore([], [], state.instances.values())
+    restore_lost_jobs(fresh)
+    [job] = fresh.jobs.values()
+    assert (job.id, job.spec.image, job.created_at_ms) == ("job", "newer", NOW)
 
 
 def test_minus_one_deletes_every_instance_of_a_job() -> None:

@@ -202,6 +202,15 @@ def test_a_crash_loop_backs_off_with_jitter_up_to_a_cap() -> None:
     assert len({backoff_ms(3, 1000, 300_000, f"job/{number}") for number in range(20)}) > 10
 
 
+def test_what_is_tried_again_says_when_and_for_which_time() -> None:
+    """In seconds, beside the cause."""
+    life = Life().run().see(Seen.FAILED, exit_code=1, detail="it broke")
+    retry_at_ms = life.instance.retry_at_ms
+    assert retry_at_ms is not None
+    wait_s = (retry_at_ms - life.now_ms) / 1000
+    assert life.instance.detail.endswith(f"; placed again in {wait_s:.1f} s (attempt 1)")
+
+
 def test_a_stable_run_forgives_earlier_failures() -> None:
     """After a minute of running the next failure is the first again."""
     life = Life()

@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.jobs import OnDisconnect
+from cluster.nodes import Dialect
+from cluster.payloads import StateReport
 from manager.domain.aggregate import ClusterState
 from manager.domain.events import Seen
 from manager.domain.model import InstanceState
+from manager.domain.observation import observed
 from manager.domain.policy import Policy
 from manager.domain.reconciliation import Rung, ring
 from manager.domain.tombstones import MAX_ENDED, Ended, buried, confirmed, owing, reopened
@@ -57,6 +60,30 @@ def test_a_stale_inventory_confirms_nothing() -> None:
     scene.state.live[scene.nodes["n1"]].last_sequence = 99
     scene.inventory()
     assert scene.owed() == ["n1"]
+
+
+def test_only_late_inventories_in_a_row_mean_that_a_worker_counts_anew() -> None:
+    """One that is not late shows that the others were only slow."""
+    scene = Scene()
+    live = scene.state.live[scene.nodes["n1"]]
+    live.last_sequence = 99
+    for scene.sequence in (5, 99, 5, 5):
+        scene.inventory()
+        assert live.last_sequence == 99
+    scene.sequence = 5
+    scene.inventory()
+    assert (live.last_sequence, live.late_inventories) == (5, 0)
+
+
+@pytest.mark.parametrize(("dialect", "is_final"), [(Dialect.WORKER, True), (Dialect.SEED, False)])
+def test_what_a_worker_says_is_taken_over_as_it_says_it(dialect: Dialect, is_final: bool) -> None:
+    """Its restarts are counted, and only a worker of ours means by FAILED that it has given up."""
+    report = StateReport(
+        job_name="web", job_id="web", number=0, status="FAILED", generation=7, detail="x", exit_code=2, restarts=3
+    )
+    event = observed(Scene(dialect=dialect).node(), report, is_news=True)
+    assert (event.generation, event.detail, event.exit_code, event.restarts) == (7, "x", 2, 3)
+    assert (event.is_news, event.has_given_up) == (True, is_final)
 
 
 def test_what_a_node_itself_told_is_owed_by_nobody() -> None:
