@@ -204,9 +204,13 @@ class Backlog:
     def refuse(self, tickets: Iterable[Ticket], error: ClusterError) -> set[RecordId]:
         """Refuse tickets, and whoever waits and built on their records; answers all that memory has to go back on."""
         touched: set[RecordId] = set()
+        refused: set[Ticket] = set()
         queue = list(tickets)
         while queue:
             ticket = queue.pop()
+            if ticket in refused:
+                continue
+            refused.add(ticket)
             ticket.is_taken = True
             self._end_growth(ticket)
             self._answer(ticket, error)
