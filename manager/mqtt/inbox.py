@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from cluster.topics import Channel
@@ -92,6 +93,13 @@ class Inbox:
     def has_telemetry(self) -> bool:
         """Whether `take_telemetry` would give something."""
         return bool(self._telemetry)
+
+    @property
+    def oldest_other_s(self) -> float:
+        """When the first of what `take_others` would give arrived; infinite: there is nothing."""
+        with self._lock:
+            first = next(iter(self._others.values()), None)
+        return first.mono_s if first else inf
 
     @property
     def has_others(self) -> bool:
