@@ -38,8 +38,8 @@ class Commander(Protocol):
 class Outstanding:
     """A command that its node has not confirmed. `due_mono_s` infinite: it waits for its node to be READY.
 
-    `first_mono_s` is when it was sent first, `sent_mono_s` when last; what its node says up to `answer_mono_s` may be its
-    confirmation.
+    `first_mono_s` is when it was sent first, `sent_mono_s` when last; what its node says up to `answer_mono_s` may
+    confirm it.
     """
 
     effect: Effect
