@@ -30,8 +30,9 @@ from manager.mqtt.broker import Broker
 from manager.mqtt.inbox import Incoming
 
 BATCH: Final = 200
+OTHERS_AT_ONCE: Final = 500  # each time it is waited until what they change is saved
 CHANGES_AT_ONCE: Final = 100
-BYTES_AT_ONCE: Final = 32 * 1024  # lists are long, and take as long as they are
+BYTES_AT_ONCE: Final = 128 * 1024  # lists are long, and take as long as they are
 UNKNOWN_NODE_PERIOD_S: Final = 30.0
 MAX_ORPHANS: Final = 1000
 SUBSCRIBING_S: Final = 0.5  # engines deliver what they stored before they subscribe
@@ -157,7 +158,7 @@ class Intake:
             self._has_others.clear()
             while inbox.has_others:
                 await self._core.writer.working.wait()
-                await self._take_others(inbox.take_others(BATCH))
+                await self._take_others(inbox.take_others(OTHERS_AT_ONCE))
                 await asyncio.sleep(0)
 
     async def _take_others(self, messages: list[Incoming]) -> None:
