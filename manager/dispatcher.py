@@ -19,7 +19,7 @@ LONGEST_PAUSE_S: Final = 60.0
 LEAST_PAUSE_S: Final = 0.25
 ENGINE_DEPLOY_PERIODS: Final = 30.0
 ENGINE_DELETE_PERIODS: Final = 7.5
-MOST_PER_TICK: Final = 1000
+MOST_PER_TICK: Final = 200
 Identity = tuple[Verb, InstanceKey, int]
 
 
