@@ -5,6 +5,8 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 PROCESSES := manager scheduler gateway worker clusterctl
 PYTEST_ARGS ?=
+# Such as `--area domain --count 300 --seed 7`; see docs/mutation-testing.md.
+MUTANTS_ARGS ?=
 # Most tests wait for something: several processes share them, a file at a time.
 PYTEST_PROCESSES ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
@@ -13,7 +15,7 @@ export UV_CACHE_DIR := $(CURDIR)/.cache/uv
 export PIP_CACHE_DIR := $(CURDIR)/.cache/pip
 export NPM_CONFIG_CACHE := $(CURDIR)/.cache/npm
 
-.PHONY: help setup setup-real proto check test demo bench soak nightly lock clean
+.PHONY: help setup setup-real proto check test demo bench soak mutants nightly lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,9 +54,14 @@ demo: .venv/.installed ## watch a real cluster come up, run jobs and go away aga
 bench: .venv/.installed ## measure; prints a table and writes JSON
 	$(PYTHON) tests/bench
 
+mutants: setup ## prove that the tests notice mistakes: grave ones by hand, then a sample of mutmut's (MUTANTS_ARGS)
+	$(PYTHON) -m pytest -n 2 -m nightly --timeout=1800 tests/mutants
+	$(PYTHON) tests/mutants $(MUTANTS_ARGS)
+
 nightly: setup ## the tests and measurements that take minutes
 	$(PYTHON) -m pytest -m nightly --timeout=7200 $(PYTEST_ARGS)
 	$(PYTHON) tests/bench --heavy --json .cache/bench-heavy.json
+	$(MAKE) mutants
 
 soak: setup ## random outages of every part for ten minutes (SOAK_S, SOAK_SEED), and the other long nightly tests
 	$(PYTHON) -m pytest -s -m nightly -k soak --timeout=86400 $(PYTEST_ARGS)

@@ -88,6 +88,7 @@ class Core:
         self.view_sequence = self.now_ms()  # a scheduler that outlives this manager must not take it for an older one
         self.room_sequence = 0
         self.may_purge: Callable[[InstanceKey], bool] = lambda _key: True
+        self.applied_until_s: Callable[[], float] = clock.mono_s
         self._alarms: list[tuple[int, InstanceKey]] = []
         self._alarm_at: dict[InstanceKey, int] = {}
         self._followed: deque[InstanceKey] = deque()
@@ -363,9 +364,9 @@ class Core:
 
     def look_for_room(self) -> None:
         """Something changed for the better: look again for what found no node."""
+        self.room_sequence = self.view_sequence
         if self.state.waiting:
             self.has_room = True
-            self.room_sequence = self.view_sequence
             self.plan_wanted.set()
 
     def _set_alarm(self, instance: Instance, overdue_at_ms: int = 0) -> None:

@@ -82,12 +82,13 @@ class Detector:
         core.state.has_freed = True
 
     def heard_after_outage(self, node: Node) -> None:
-        """A node that tells nothing of what it holds may have missed a command while nobody could be heard."""
+        """A node that tells nothing of what it holds may have missed commands while nobody could be heard."""
         core = self._core
         live, back_s = core.state.live[node.id], core.hearing.back_s((node.id, *node.aliases))
         if back_s is None or back_s <= live.told_mono_s:
             return
         live.told_mono_s = back_s
+        core.dispatcher.repeat_for(node.id, sent_before_s=back_s)
         for effect in untold(core.state, node):
             core.dispatcher.send_once(effect)
 

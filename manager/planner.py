@@ -35,11 +35,15 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A node and why it was chosen, or the reasons why there is none."""
+    """A node and why it was chosen, or the reasons why there is none.
+
+    `is_behind`: the scheduler had not heard of the newest change for the better when it refused.
+    """
 
     node_id: str
     refusals: tuple[Refusal, ...] = field(default=())
     cause: str = ""
+    is_behind: bool = False
 
 
 class Scheduler(Protocol):
@@ -70,7 +74,12 @@ class Planner:
             raise self._failed(error) from None
         self.failure = ""
         return [
-            Result(node_id=item.node_id, refusals=tuple(map(_refusal, item.refusals)), cause=item.cause)
+            Result(
+                node_id=item.node_id,
+                refusals=tuple(map(_refusal, item.refusals)),
+                cause=item.cause,
+                is_behind=response.is_behind,
+            )
             for item in response.results
         ]
 

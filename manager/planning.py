@@ -7,6 +7,7 @@ tried, and the others follow, twice as many each time, as long as that succeeds.
 from __future__ import annotations
 
 import asyncio
+from math import isfinite
 from typing import Final
 
 from cluster.errors import ClusterError, UnavailableError
@@ -15,7 +16,7 @@ from manager.core import Core
 from manager.domain.engines import exclusions, named
 from manager.domain.events import PlanRefused
 from manager.domain.machine import wants_placement
-from manager.domain.model import Instance, InstanceKey, InstanceState, Refusal
+from manager.domain.model import Instance, InstanceKey, InstanceState, NodeState, Refusal
 from manager.domain.observation import came_back
 from manager.domain.reconciliation import fenced_nodes, is_coming_back, is_replacing
 from manager.planner import Request, Result, Scheduler
@@ -25,8 +26,7 @@ SETTLED_AT_ONCE: Final = 100
 FREE_REJECTIONS: Final = 3
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 2.0
-AFTER_REJECTIONS_S: Final = 1.0
-LOOK_AGAIN_S: Final = 1.0
+LOOK_LATER_S: Final = 1.0
 
 
 class Planning:
@@ -37,8 +37,7 @@ class Planning:
         self._scheduler = scheduler
         self._rejections: dict[InstanceKey, int] = {}
         self._streaks: dict[str, int] = {}
-        self._second_look: asyncio.TimerHandle | None = None
-        self._is_second_look = False
+        self._next_look: asyncio.TimerHandle | None = None
 
     async def run(self) -> None:
         """Plan until cancelled; while the scheduler is away what wants a node waits."""
@@ -72,10 +71,8 @@ class Planning:
 
     def _next_requests(self) -> list[Request]:
         core = self._core
-        if core.has_room or self._is_second_look:
-            if core.has_room:
-                self._look_again_soon()
-            core.has_room = self._is_second_look = False
+        if core.has_room:
+            core.has_room = False
             for key in self._scouts():
                 core.to_plan[key] = None
         keys = list(core.to_plan)[:BATCH]
@@ -85,15 +82,6 @@ class Planning:
             core.plan_wanted.set()
         wanted = [core.state.instances[key] for key in keys if key in core.state.instances]
         return [self._request(item) for item in wanted if self._is_wanted(item)]
-
-    def _look_again_soon(self) -> None:
-        """Of what changed just now the scheduler may hear after it was asked."""
-        if self._second_look is None:
-            self._second_look = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_again)
-
-    def _look_again(self) -> None:
-        self._second_look, self._is_second_look = None, True
-        self._core.plan_wanted.set()
 
     def _scouts(self) -> list[InstanceKey]:
         """Of each class the first that nothing of its own keeps from any node, and those before it."""
@@ -118,7 +106,17 @@ class Planning:
             came_back(core.state, instance, core.now_ms())
             core.commit()
             return False
+        if self._is_back_unsaved(instance):
+            core.rearm(instance.key)
+            self._look_later()
+            return False
         return True
+
+    def _is_back_unsaved(self, instance: Instance) -> bool:
+        """That its node is heard again could not be saved: that comes first."""
+        state = self._core.state
+        node = state.nodes.get(instance.node_id)
+        return node is not None and node.state is NodeState.DOWN and isfinite(state.live[node.id].back_mono_s)
 
     def _own_exclusions(self, instance: Instance) -> set[str]:
         state = self._core.state
@@ -165,6 +163,8 @@ class Planning:
             return
         if not result.node_id:
             self._refuse(instance, result.refusals)
+            if result.is_behind:
+                self._look_later()
         elif reason := core.state.place(request.key, result.node_id, core.now_ms(), result.cause):
             self._reject(instance, reason)
         else:
@@ -187,13 +187,20 @@ class Planning:
             self._core.want_plan(instance.key)
         else:
             self._refuse(instance, (Refusal(reason="taken", node_count=1, detail=reason),))
-            asyncio.get_running_loop().call_later(AFTER_REJECTIONS_S, self._core.look_for_room)
+            self._look_later()
+
+    def _look_later(self) -> None:
+        """The scheduler knows less than this manager: ask again when it may have caught up."""
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().call_later(LOOK_LATER_S, self._look)
+
+    def _look(self) -> None:
+        self._next_look = None
+        self._core.look_for_room()
 
     def _refuse(self, instance: Instance, refusals: tuple[Refusal, ...]) -> None:
         """The same refusal again is no change."""
         core = self._core
-        if instance.state is not InstanceState.PENDING:
-            self._look_again_soon()
         self._streaks.pop(instance.spec.digest, None)
         reasons = named(refusals, exclusions(core.state, instance))
         core.state.apply(instance.key, PlanRefused(refusals=reasons), core.now_ms())

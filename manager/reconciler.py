@@ -141,11 +141,18 @@ class Reconciler:
             self._core.rearm(key)  # a refusal that repeats is no change, and would set no alarm for the next fence
 
     def _is_on_its_way(self, instance: Instance) -> bool:
-        """Whether the answer that is late may yet come: its node was just told, is not heard, or is just back."""
-        at_ms = self._core.now_ms()
+        """Whether the answer that is late may yet come: its node was just told, is not heard, or is just back.
+
+        Or it has arrived, and waits for a slow save: who is late is judged by what has been applied.
+        """
+        core = self._core
+        at_ms = core.now_ms()
+        read_ms = at_ms - 1000 * (core.clock.mono_s() - core.applied_until_s())
         late = [item for _, item in instance.placements() if item.deadline_ms is not None and item.deadline_ms <= at_ms]
         return any(
-            self._is_just_told(instance.key, item) or self._is_just_back(item.node_id)
+            (item.deadline_ms or 0) > read_ms
+            or self._is_just_told(instance.key, item)
+            or self._is_just_back(item.node_id)
             for item in late
             if self._is_judged(item)
         )
@@ -172,7 +179,7 @@ class Reconciler:
     def _is_recent(self, at_s: float, node_id: str) -> bool:
         """Whether a node has not yet had the time for an answer since then; one that waits to be read was in time."""
         deadline_ms = self._core.state.first_deadline_ms(node_id, 0) or 0
-        return self._core.dispatcher.heard_until_s() - at_s < deadline_ms / 1000
+        return self._core.applied_until_s() - at_s < deadline_ms / 1000
 
     # Nodes that never report
 
@@ -200,12 +207,13 @@ class Reconciler:
                 self._assume(told.effect)
 
     def _may_not_have_arrived(self, told: Unanswered) -> bool:
-        """A stop that was sent to a node which was not heard since: until it is heard, or given up."""
+        """A stop that was sent to a node which was not heard since, or before an outage: until it is told and heard."""
         state, node_id = self._core.state, told.effect.node_id
         if told.effect.verb is Verb.DEPLOY or not state.is_ready(node_id):
             return False
-        heard_s = self._core.last_heard_s(state.nodes[node_id])
-        return heard_s is None or heard_s <= told.told_s
+        node = state.nodes[node_id]
+        heard_s, back_s = self._core.last_heard_s(node), self._core.hearing.back_s((node.id, *node.aliases))
+        return heard_s is None or back_s is None or heard_s <= told.told_s or back_s > told.told_s
 
     def _assume(self, effect: Effect) -> None:
         is_start = effect.verb is Verb.DEPLOY

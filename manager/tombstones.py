@@ -69,6 +69,8 @@ class Tombstones:
     def _settle(self, node: Node, instance: Instance, ended: Ended) -> None:
         at_ms = self._core.now_ms()
         told = self._told.setdefault((node.id, instance.key, ended.generation), Told())
+        if told.count and not node.has_reported and self._is_back_since(node, told):
+            told.count, told.due_ms = 0, 0
         if at_ms < told.due_ms or self._is_taken(node, instance):
             return
         if told.count < (MOST_DELETES if node.has_reported else 1):
@@ -88,6 +90,11 @@ class Tombstones:
     def _was_heard(self, node: Node, told: Told) -> bool:
         heard_s = self._core.last_heard_s(node)
         return heard_s is not None and heard_s > told.at_s
+
+    def _is_back_since(self, node: Node, told: Told) -> bool:
+        """Whether nobody could be heard meanwhile: what it was told before may never have arrived."""
+        back_s = self._core.hearing.back_s((node.id, *node.aliases))
+        return back_s is not None and back_s > told.at_s
 
     def _is_taken(self, node: Node, instance: Instance) -> bool:
         """Whether a copy of that name counts there: such a node cannot tell the two apart."""

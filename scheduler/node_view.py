@@ -90,13 +90,14 @@ class NodeView:
             self._broken_since_s = self._clock()
             self._advanced.set()
 
-    async def reach(self, sequence: int) -> None:
-        """Wait until a change of nodes has arrived, REACH_S at most; not while the stream is broken."""
+    async def reach(self, sequence: int) -> bool:
+        """Wait until a change of nodes has arrived, REACH_S at most, not while the stream is broken; whether it has."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REACH_S):
                 while self._is_current and self.sequence < sequence:
                     self._advanced.clear()
                     await self._advanced.wait()
+        return self.sequence >= sequence
 
     async def run(self, manager: manager_pb2_grpc.ManagerServiceAsyncStub) -> None:
         """Follow the manager for ever, reconnecting with back-off and jitter."""

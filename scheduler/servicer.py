@@ -36,7 +36,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     ) -> scheduler_pb2.PlanResponse:
         """Raises InvalidInputError that names the field; no capacity is an answer, not an error."""
         self._require_snapshot()
-        await self._view.reach(request.view_sequence)
+        is_behind = not await self._view.reach(request.view_sequence)
         asks = [ask_of(spec, f"specs[{index}]") for index, spec in enumerate(request.specs)]
         items = items_of(request)
         started_s = time.perf_counter()
@@ -44,7 +44,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             asks, items, sequence=request.plan_sequence, now_s=self._clock(), is_dry_run=request.is_dry_run
         )
         _count(choices, time.perf_counter() - started_s)
-        return scheduler_pb2.PlanResponse(results=[_result(choice) for choice in choices])
+        return scheduler_pb2.PlanResponse(results=[_result(choice) for choice in choices], is_behind=is_behind)
 
     async def Explain(
         self,

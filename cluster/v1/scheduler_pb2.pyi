@@ -221,6 +221,9 @@ class PlanResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
+    IS_BEHIND_FIELD_NUMBER: _builtins.int
+    is_behind: _builtins.bool
+    """is_behind: it was planned without the change of nodes that the request named; a refusal may be in vain."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanResult]:
         """results has one entry per item."""
@@ -229,10 +232,11 @@ class PlanResponse(_message.Message):
         self,
         *,
         results: _abc.Iterable[Global___PlanResult] | None = ...,
+        is_behind: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_behind", b"is_behind", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

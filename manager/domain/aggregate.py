@@ -366,10 +366,11 @@ class ClusterState(JobRegistry):
         return [item for item in owing(self.instances[key].ended) if item.node_id in self.nodes]
 
     def confirm(self, key: InstanceKey, node_id: str, generation: int | None) -> None:
-        """A node said that nothing of an instance up to a generation (None: of any) is left there."""
+        """A node said that nothing of an instance up to a generation (None: of any) is left: it may get it again."""
         instance = self.instances[key]
         ended = confirmed(instance.ended, node_id, generation)
         if ended is not instance.ended:
+            self.has_freed = True
             self.put(replace(instance, ended=ended))
 
     def reopen(self, key: InstanceKey, node_id: str, generation: int, now_ms: int) -> None:

@@ -168,7 +168,7 @@ def on_restart(state: ClusterState, old: Node, node: Node, now_ms: int, mono_s: 
 def on_telemetry(state: ClusterState, node: Node, source: str, now_ms: int, mono_s: float) -> None:
     """An engine is heard at `mono_s`; where two share an id, they name different things or are heard too often."""
     listing, period_s = state.live[node.id].listing, state.policy.engine_period_ms / 1000
-    listing.hear(mono_s, period_s)
+    listing.hear(mono_s, period_s, now_ms)
     is_doubled = listing.is_doubled(mono_s, period_s)
     if listing.alternates(source, mono_s) or is_doubled:
         on_contest(state, node, source, now_ms)

@@ -55,8 +55,8 @@ class Hearing:
         before_s = self._heard.get(topic_id, -inf)
         if before_s > at_s:
             return
-        if before_s < self._ended_s:
-            self._back[topic_id] = at_s
+        if self._back.get(topic_id, -inf) < self._ended_s:
+            self._back[topic_id] = before_s if before_s >= self._ended_s else at_s
         self._heard[topic_id] = at_s
 
     def echoed(self, sent_s: float) -> None:
@@ -99,7 +99,8 @@ class Hearing:
         heard_s = self.last_heard_s(topic_ids)
         if heard_s is None or heard_s < self._ended_s:
             return None
-        return max((at_s for topic_id in topic_ids if (at_s := self._back.get(topic_id)) is not None), default=None)
+        back_s = max((self._back.get(topic_id, -inf) for topic_id in topic_ids), default=-inf)
+        return back_s if back_s >= self._ended_s else heard_s  # heard after the echo was sent, and before it came back
 
     def forget(self, topic_ids: Iterable[str]) -> None:
         """A node is gone."""

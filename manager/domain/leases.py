@@ -8,7 +8,7 @@ may still be on its way:
   and several in a row as long again as they lasted together, for clients double their pauses until they are back;
 - nodes that fall silent within one lease of each other, more than `mass_share` of all and at least `mass_count`, or all
   that there are, are one event: each is waited for `hold_s`; those of them that are back already count as well, so
-  that the last to return are not taken for lost alone;
+  that the last to return are not taken for lost alone; so are sessions that end within AT_ONCE_S of each other;
 - with no READY node left nobody gains by a verdict: a node is called DOWN after `hold_s`, but what is on it waits until
   another one is READY, and then for as long again as the nodes were away (at most `return_cap_s`).
 
@@ -30,6 +30,7 @@ from manager.domain.hearing import Hearing
 from manager.domain.model import Node, NodeLive, NodeState
 
 LOOK_AGAIN_S: Final = 1.0
+AT_ONCE_S: Final = 2.0
 LOOKED_AT_ONCE: Final = 500
 DECIDED_AT_ONCE: Final = 100
 REMEMBERED_LEASES: Final = 3
@@ -87,7 +88,8 @@ class Absence:
     """A node that is late, or DOWN. Times but `heard_s` are of listening; `over_s` is when its grace is over.
 
     `hold_until_s` is None until it is decided, at `decided_s` (not of listening), whether it was lost alone. `counts`:
-    it was READY before. `wait_until_s` is by when it has had the time to follow others back.
+    it was READY before. `wait_until_s` is by when it has had the time to follow others back, `broke_s` (not of
+    listening) when its session ended, where that made it late.
     """
 
     heard_s: float
@@ -101,6 +103,7 @@ class Absence:
     hold_until_s: float | None = None
     decided_s: float = -inf
     wait_until_s: float = -inf
+    broke_s: float | None = None
     cause: str = ""
 
 
@@ -126,7 +129,9 @@ class Leases:
         self._absent: dict[str, Absence] = {}
         self._candidates: dict[str, None] = {}
         self._returned: dict[str, float] = {}
+        self._mended: dict[str, float] = {}
         self._moments: list[float] | None = None
+        self._breaks: list[float] = []
         self._had_nobody = False
 
     # Who is watched
@@ -137,6 +142,8 @@ class Leases:
             self._moments = None
             if absence.counts and self._now_s() - absence.heard_at_s >= self.rules.lease_s:
                 self._returned[node_id] = absence.heard_at_s
+            if absence.counts and absence.broke_s is not None:
+                self._mended[node_id] = absence.broke_s
         self._arm(node_id, -inf)
 
     def look(self, node_id: str) -> None:
@@ -155,6 +162,7 @@ class Leases:
         """A node was removed."""
         self._armed.pop(node_id, None)
         self._returned.pop(node_id, None)
+        self._mended.pop(node_id, None)
         if self._absent.pop(node_id, None):
             self._moments = None
 
@@ -230,6 +238,9 @@ class Leases:
             sweep.has_more = True
             return sweep
         if not decides:
+            for node_id in self._candidates:
+                self._arm(node_id, now_s + LOOK_AGAIN_S)
+            self._candidates.clear()
             return sweep
         self._decide(registry, self._take_candidates(), now_s, sweep)
         sweep.has_more = bool(self._candidates)
@@ -272,8 +283,6 @@ class Leases:
         heard_s = self.hearing.last_heard_s((node.id, *node.aliases))
         heard_s = self.hearing.origin_s if heard_s is None else heard_s
         late_s, over_s = self._limits(live, heard_s)
-        if absence and absence.is_down:  # the verdict could not be saved: it is given again
-            absence = replace(absence, is_down=False, is_given_up=False)
         if absence and heard_s > absence.heard_s and now_s < late_s:
             self.watch(node.id)
             sweep.back.append(node.id)
@@ -283,6 +292,8 @@ class Leases:
                 self._arm(node.id, late_s)
                 return []
             absence = self._miss(node, live, heard_s, over_s, sweep)
+            if live.will_mono_s is not None:
+                absence = replace(absence, broke_s=live.will_mono_s)
         is_over = now_s >= absence.over_s or absence.is_confirmed
         if is_over is not absence.is_silent or over_s < absence.over_s:
             absence = replace(absence, over_s=min(over_s, absence.over_s), is_silent=is_over)
@@ -300,7 +311,8 @@ class Leases:
             live.will_mono_s, live.has_left = None, False
             return late_s, over_s
         will_at_s = self.hearing.listened_s(live.will_mono_s)
-        return min(late_s, will_at_s), min(over_s, will_at_s + rules.will_grace_s)
+        unknown_s = max(live.will_mono_s - self.hearing.as_of_s, 0.0)  # it came after the newest echo
+        return min(late_s, will_at_s), min(over_s, will_at_s + unknown_s + rules.will_grace_s)
 
     def _miss(self, node: Node, live: NodeLive, heard_s: float, over_s: float, sweep: Sweep) -> Absence:
         heard_at_s = self.hearing.listened_s(heard_s)
@@ -376,10 +388,9 @@ class Leases:
     def _together(self, absence: Absence) -> int:
         """How many nodes fell silent within one lease of this one, whether or not they are back."""
         if self._moments is None:
-            self._moments = self._sorted_moments()
-        first = bisect_left(self._moments, absence.heard_at_s - self.rules.lease_s)
-        last = bisect_right(self._moments, absence.heard_at_s + self.rules.lease_s)
-        return last - first
+            self._moments, self._breaks = self._sorted_moments(), self._sorted_breaks()
+        silent = _count_near(self._moments, absence.heard_at_s, self.rules.lease_s)
+        return silent if absence.broke_s is None else max(silent, _count_near(self._breaks, absence.broke_s, AT_ONCE_S))
 
     def _sorted_moments(self) -> list[float]:
         """When who is absent was last heard, and who was late not long ago; nobody counts twice."""
@@ -390,6 +401,17 @@ class Leases:
             if heard_at_s > horizon_s and node_id not in self._absent
         }
         return sorted([*self._returned.values(), *(item.heard_at_s for item in self._absent.values() if item.counts)])
+
+    def _sorted_breaks(self) -> list[float]:
+        """When sessions ended, of who is absent and of who was not long ago."""
+        horizon_s = self.hearing.as_of_s - REMEMBERED_LEASES * self.rules.will_grace_s
+        self._mended = {
+            node_id: broke_s
+            for node_id, broke_s in self._mended.items()
+            if broke_s > horizon_s and node_id not in self._absent
+        }
+        absent = (item.broke_s for item in self._absent.values() if item.counts and item.broke_s is not None)
+        return sorted([*self._mended.values(), *absent])
 
     def _call_down(
         self, registry: Registry, node_id: str, absence: Absence, sweep: Sweep, *, has_nobody: bool
@@ -423,3 +445,7 @@ class Leases:
         if self._armed.get(node_id, inf) > due_s:
             self._armed[node_id] = due_s
             heapq.heappush(self._due, (due_s, node_id))
+
+
+def _count_near(moments: list[float], at_s: float, distance_s: float) -> int:
+    return bisect_right(moments, at_s + distance_s) - bisect_left(moments, at_s - distance_s)

@@ -52,7 +52,8 @@ class Listing:
     `beat_before_s` is how often it was heard before somebody registered under its name while it was heard; else 0.
     `ended_at_ms` is when the engine last told an end.
     `conflicts` holds the generation of each deploy that an older container of the same name blocked once; `blocked`
-    since when (milliseconds) the names are blocked whose second attempt it blocked as well.
+    since when (milliseconds) the names are blocked whose second attempt it blocked as well. `back_ms` is when it was
+    first heard after the last gap.
     `started_ms` is when the engine started: what ended before is gone. `closing` holds when an instance last ended
     here that may still be there, `free` when it last ended of those that lists have shown to be gone.
     """
@@ -62,6 +63,7 @@ class Listing:
     ended_at_ms: int = 0
     heard_s: float = -inf
     back_since_s: float = -inf
+    back_ms: int = 0
     trusted_from_s: float = inf
     is_settling: bool = True
     listed: dict[Name, Listed] = field(default_factory=dict)
@@ -77,12 +79,12 @@ class Listing:
     _silences: deque[float] = field(default_factory=lambda: deque(maxlen=_SILENCES_KEPT))
     _beats: deque[float] = field(default_factory=lambda: deque(maxlen=_BEATS_KEPT))
 
-    def hear(self, mono_s: float, configured_period_s: float) -> None:
+    def hear(self, mono_s: float, configured_period_s: float, now_ms: int = 0) -> None:
         """Note a message of any kind; after a gap nothing is trusted for one full period."""
         silence_s = mono_s - self.heard_s
         self.period_s = max(configured_period_s, self._usual_silence_s())
         if silence_s > GAP_PERIODS * self.period_s:
-            self.back_since_s = mono_s
+            self.back_since_s, self.back_ms = mono_s, now_ms
             self.trusted_from_s = mono_s + self.period_s
             self.is_settling = True
         if isfinite(silence_s) and silence_s > configured_period_s / 2:

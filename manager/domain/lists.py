@@ -32,7 +32,7 @@ def on_resources(state: ClusterState, node: Node, resources: ResourceList, now_m
     """One list of one runtime that arrived at `mono_s`."""
     findings = Findings()
     live = state.live[node.id]
-    live.listing.hear(mono_s, state.policy.engine_period_ms / 1000)
+    live.listing.hear(mono_s, state.policy.engine_period_ms / 1000, now_ms)
     if not live.listing.is_trusted(mono_s):
         return findings
     entries = [entry for entry in resources.entries if entry.status not in _ENDED]

@@ -82,7 +82,9 @@ def is_replacing(state: ClusterState, node_id: str) -> bool:
 def fenced_nodes(state: ClusterState, instance: Instance, now_ms: int) -> list[str]:
     """Nodes without generations that must not get this instance again yet, nor another of its name and number.
 
-    What ended there may still be in the way: for a while, or until an engine's lists have shown that it is gone.
+    What ended there may still be in the way: for a while, or until an engine's lists have shown that it is gone. What a
+    node owes that was away is in the way until that is settled: even a deploy of it may be on its way yet, and such a
+    node takes a newer one of the same name for its repetition.
     """
     name = (instance.spec.name, instance.key.number)
     alike = state.named(*name)
@@ -90,10 +92,20 @@ def fenced_nodes(state: ClusterState, instance: Instance, now_ms: int) -> list[s
         ended.node_id
         for one in alike
         for ended in one.ended
-        if now_ms - ended.at_ms < state.policy.refence_ms and not _is_gone(state, ended, name)
+        if _is_owed(state, ended)
+        or (now_ms - ended.at_ms < state.policy.refence_ms and not _is_gone(state, ended, name))
     }
     held = {p.node_id for one in alike for _, p in one.placements()}
     return [node_id for node_id in recent | held if node_id in state.nodes and not is_replacing(state, node_id)]
+
+
+def _is_owed(state: ClusterState, ended: Ended) -> bool:
+    node = state.nodes.get(ended.node_id)
+    if node is None or ended.is_confirmed:
+        return False
+    if node.registration.dialect is Dialect.SEED:
+        return True
+    return ended.at_ms <= state.live[node.id].listing.back_ms
 
 
 def _is_gone(state: ClusterState, ended: Ended, name: tuple[str, int]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from cluster.errors import AlreadyExistsError, NotFoundError
 from cluster.nodes import Registration
@@ -144,6 +145,7 @@ class NodeRegistry:
         node = replace(self.nodes[node_id], state=state, detail=cause)
         if state is NodeState.DOWN:
             self.doubt(node_id, cause)
+            self.live[node_id].back_mono_s = -inf
         else:
             self.trust(node_id)
         self.put_node(_noted(node, now_ms, "manager", state.lower(), cause))

@@ -95,11 +95,11 @@ class Inbox:
         return bool(self._telemetry)
 
     @property
-    def oldest_other_s(self) -> float:
-        """When the first of what `take_others` would give arrived; infinite: there is nothing."""
+    def others_since_s(self) -> float:
+        """When the first of what `take_others` would give arrived; inf without any."""
         with self._lock:
             first = next(iter(self._others.values()), None)
-        return first.mono_s if first else inf
+            return inf if first is None else first.mono_s
 
     @property
     def has_others(self) -> bool:

@@ -51,11 +51,16 @@ class Intake:
         self._faults: set[str] = set()
         self._told: dict[str, float] = {}
         self._to_send: list[Effect] = []
-        self._taken_s = inf
+        self._held_since_s = inf
+        core.applied_until_s = self.applied_until_s
+
+    def applied_until_s(self) -> float:
+        """Up to when whatever arrived of states and lists has been applied: what came since waits for a slow save."""
+        return min(self._core.clock.mono_s(), self._held_since_s, self._broker.inbox.others_since_s)
 
     def heard_until_s(self) -> float:
         """Up to when everything that nodes said of their instances was received, applied and saved."""
-        return min(self._core.hearing.as_of_s, self._taken_s, self._broker.inbox.oldest_other_s)
+        return min(self._core.hearing.as_of_s, self.applied_until_s())
 
     def wake(self) -> None:
         """Messages wait."""
@@ -163,7 +168,7 @@ class Intake:
 
     async def _take_others(self, messages: list[Incoming]) -> None:
         """Apply, save, send, acknowledge. A state that the store refused is applied again; newer lists will come."""
-        self._taken_s = min((message.mono_s for message in messages), default=inf)
+        self._held_since_s = min((message.mono_s for message in messages), default=inf)
         while messages:
             await self._core.writer.working.wait()
             if await self._apply(messages):
@@ -171,7 +176,7 @@ class Intake:
             messages = [message for message in messages if message.channel is Channel.STATE]
         for message in messages:
             self._broker.acknowledge(message)
-        self._taken_s = inf
+        self._held_since_s = inf
 
     async def _apply(self, messages: list[Incoming]) -> bool:
         """Whether what follows from these messages is durable. Long lists are applied in portions, in order."""

@@ -26,6 +26,7 @@ async def watch_nodes(core: Core, reader: Reader) -> AsyncIterator[manager_pb2.W
     try:
         for response in _snapshot(core, reader):
             yield response
+        core.look_for_room()  # whoever planned on what he knew before may have refused in vain
         while True:
             await woken.wait()
             woken.clear()

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from cluster.jobs import Constraint
 from cluster.v1 import instance_pb2, job_pb2, manager_pb2
 from testbed.control_plane import ControlPlane, control_plane
 from testbed.scripted_node import SeedNode, WorkerNode, nodes
@@ -163,7 +164,7 @@ def test_lists_are_paged_and_filtered(plane: ControlPlane) -> None:
 
 def test_what_finds_no_node_is_pending_with_reasons_until_one_comes(plane: ControlPlane) -> None:
     """No capacity is a state; a node that can take it is used as soon as it is there."""
-    plane.deploy("wasmjob", technology="wasm")
+    plane.deploy("wasmjob", technology="wasm", constraints=(Constraint(type="direct", nodes=("w3",)),))
     pending = plane.wait_for("wasmjob", "PENDING")
     assert pending.refusals or not plane.status().node_counts
     with nodes(WorkerNode(plane, "w3")):
@@ -175,7 +176,7 @@ def test_what_finds_no_node_is_pending_with_reasons_until_one_comes(plane: Contr
 def test_events_tell_the_story_newest_first_and_as_it_happens(plane: ControlPlane) -> None:
     """The history of a job is listed, paged and followed."""
     stream = plane.stub.WatchEvents(manager_pb2.WatchEventsRequest(job_id="story"), timeout=30)
-    plane.deploy("story", technology="wasm")
+    plane.deploy("story", technology="wasm", constraints=(Constraint(type="direct", nodes=("nobody",)),))
     first = next(stream).events[0]
     stream.cancel()
     assert (first.kind, first.subject) == ("requested", "instance:story/0")

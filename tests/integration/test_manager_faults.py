@@ -7,6 +7,7 @@ import grpc
 import pytest
 from paho.mqtt import publish
 
+from cluster.jobs import Constraint
 from cluster.v1 import manager_pb2
 from testbed.cluster import HOST
 from testbed.control_plane import ControlPlane, control_plane
@@ -120,8 +121,11 @@ def test_the_same_on_a_server_of_mongodbs_protocol(mongo_server: MongoServer) ->
 
 def test_a_last_will_is_faster_than_the_lease() -> None:
     """A node whose connection broke is DOWN one grace later, long before its lease is over."""
-    with control_plane(LEASE_S="5", GRACE_S="0.5") as plane, nodes(worker := WorkerNode(plane, "w")):
-        plane.deploy("orphaned")
+    with (
+        control_plane(LEASE_S="5", WILL_GRACE_S="0.5") as plane,
+        nodes(worker := WorkerNode(plane, "w"), WorkerNode(plane, "other")),
+    ):
+        plane.deploy("orphaned", constraints=(Constraint(type="direct", nodes=("w",)),))
         plane.wait_for("orphaned", "RUNNING")
         worker.telemetry_s = 3600.0
         worker.stop()

@@ -66,6 +66,7 @@ class Client:
         self._stub: Any = scheduler_pb2_grpc.SchedulerServiceStub(open_channel)
         self._health: Any = health_pb2_grpc.HealthStub(open_channel)
         self.sequence = 0
+        self.was_behind = False
 
     async def plan(
         self, cpu_millicores: int, count: int = 1, *, view_sequence: int = 0, **item: Any
@@ -79,6 +80,7 @@ class Client:
             specs=[_spec(cpu_millicores)], items=items, plan_sequence=self.sequence, view_sequence=view_sequence
         )
         response: scheduler_pb2.PlanResponse = await self._stub.Plan(request, timeout=10)
+        self.was_behind = response.is_behind
         return list(response.results)
 
     async def node_ids(self, cpu_millicores: int, count: int = 1, *, view_sequence: int = 0) -> list[str]:
@@ -200,7 +202,8 @@ async def test_a_plan_waits_for_the_change_that_it_was_made_for(part: Part) -> N
         await asyncio.sleep(0.2)
         await manager.deltas.put(manager_pb2.WatchNodesResponse(nodes=[_node("a", 200)], view_sequence=7))
         assert await planned == ["a"]
-        assert await part.client.node_ids(300, view_sequence=8) == [""]
+        assert await part.client.node_ids(300, view_sequence=8) == [""]  # and says so
+        assert part.client.was_behind
 
 
 async def test_bad_input_names_its_field(part: Part) -> None:

@@ -1,7 +1,6 @@
 """What simulated clients ask for, and what simulated machines say of themselves."""
 
 from cluster.jobs import JobSpec, Resources, RestartPolicy
-from cluster.nodes import Dialect, Registration
 
 
 def service(name: str, cpu_millicores: int = 500, **facts: object) -> JobSpec:
@@ -14,15 +13,3 @@ def service(name: str, cpu_millicores: int = 500, **facts: object) -> JobSpec:
 def one_shot(name: str, cpu_millicores: int = 500, **facts: object) -> JobSpec:
     """A job that ends by itself."""
     return service(name, cpu_millicores, one_shot=True, restart_policy=RestartPolicy.NEVER, **facts)
-
-
-def machine_of(name: str, cpu_millicores: int) -> Registration:
-    """What a simulated machine says of itself."""
-    return Registration(
-        name=name,
-        ip="127.0.0.1",
-        port=1,
-        dialect=Dialect.WORKER,
-        technologies=("docker",),
-        capacity=Resources(cpu_millicores=cpu_millicores),
-    )

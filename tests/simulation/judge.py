@@ -180,7 +180,7 @@ class Judge:
             return False
         ended = self._world.copies.last_end.get((copy.node, copy.slot))
         has_ended = ended is not None and ended.end in (End.EXITED, End.CRASHED)
-        return has_ended or self._world.nodes[copy.node].start_failure > 0.0
+        return has_ended or self._world.nodes[copy.node].has_failing_starts
 
     # What really happens
 

@@ -45,6 +45,7 @@ class SimNode:
         self.is_powered = True
         self.start_s = 2.0
         self.start_failure = 0.0
+        self.has_failing_starts = False
 
     # To be said by a kind
 

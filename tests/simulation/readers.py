@@ -10,6 +10,7 @@ from cluster.errors import ClusterError
 from cluster.v1 import manager_pb2 as pb
 from manager.domain.leases import LeaseRules
 from manager.domain.model import Instance, InstanceKey, InstanceState, Node, NodeState
+from manager.domain.observation import LATE_INVENTORIES
 from manager.domain.silence import UNKNOWN_WHEN_SILENT
 from manager.ports import Kind
 from manager.rpc.convert import INSTANCE_STATES, NODE_STATES
@@ -30,6 +31,7 @@ PERIOD_S = (0.5, 3.0)
 MARGIN_S = 2.5
 UNTRUE_S = {"worker": INVENTORY_S + 4.0, "seed": 10.0, "mute": 10.0, "engine A": 60.0, "engine C": 60.0}
 NODE_S = 6.0
+JUDGED_S = 1.0
 ROOM_S = 8.0
 RESTARTED = (End.CRASHED, End.LOST_POWER)
 
@@ -135,9 +137,7 @@ class Readers:
     def _room(self, record: Instance) -> None:
         """What found no node gets one soon after there is room."""
         world = self._world
-        # that an engine's lists lack an older copy at last wakes nobody yet
-        is_in_the_way = any(refusal.reason == "older_copy" for refusal in record.refusals)
-        if record.state is not S.PENDING or is_in_the_way or is_full(world, record):
+        if record.state is not S.PENDING or is_full(world, record):
             self._room_since_s.pop(record.key, None)
             return
         since_s = max(self._room_since_s.setdefault(record.key, world.now_s()), world.planned_since())
@@ -154,7 +154,7 @@ class Readers:
         copies = [
             copy for copy in world.copies.of(slot) if copy.node == node.name and copy.generation in (None, generation)
         ]
-        limit_s = UNTRUE_S[node.kind]
+        limit_s = UNTRUE_S[node.kind] + self._anew_s(node)
         good_s = world.good_since(node.name)
         ended = world.copies.last_end.get((node.name, slot))
         if state is S.RUNNING and not copies and world.can_tell(node.name):
@@ -170,11 +170,20 @@ class Readers:
                 why = "its node counts as silent" if is_unheard else "so it is saved"
                 self._complain(f"{record.key} is shown UNKNOWN ({why}), and runs on {node.name}, which talks")
 
+    def _anew_s(self, node: SimNode) -> float:
+        """A worker with a new disk counts anew: where words of its former life come late, that takes inventories."""
+        account = self._world.timeline.accounts.get(node.name)
+        has_new_disk = account is not None and account.has_new_disk
+        return LATE_INVENTORIES * INVENTORY_S if has_new_disk else 0.0
+
     def _unheard_s(self, node: str) -> float:
-        """For how long the manager could have heard a node and did not."""
+        """For how long the manager could have heard a node and did not.
+
+        While echoes are late nobody knows whether anybody could be heard; that they were only late is told by them.
+        """
         world = self._world
         account = world.timeline.accounts.get(node)
-        if account is None:
+        if account is None or world.now_s() - world.timeline.late_until_s < JUDGED_S:
             return 0.0
         return world.timeline.listened(max(account.signs.heard_s, world.judged_since()), world.now_s())
 

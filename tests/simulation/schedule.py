@@ -95,6 +95,7 @@ class Schedule:
             world.quality.delay_s = rng.choice((0.05, 0.5, 3.0))
             for node in world.nodes.values():
                 node.start_failure = rng.choice((0.0, 0.0, 0.3))
+                node.has_failing_starts |= node.start_failure > 0.0
         for node in world.nodes.values():
             node.start_s = rng.choice((0.2, 2.0, 10.0))
 

@@ -21,7 +21,7 @@ from scheduler.servicer import SchedulerServicer
 class NearScheduler:
     """Plans as the real one does. `batches` has what each call asked for; while `failure` is set it does not answer.
 
-    What it answers is held back while `answering` is clear.
+    What it answers is held back while `answering` is clear, and what the manager tells of nodes while `hearing` is.
     """
 
     def __init__(self, core: Core) -> None:
@@ -35,11 +35,14 @@ class NearScheduler:
         self.batches: list[list[Request]] = []
         self.answering = asyncio.Event()
         self.answering.set()
+        self.hearing = asyncio.Event()
+        self.hearing.set()
 
     async def watch(self) -> None:
         """Follow the manager's nodes until cancelled."""
         self._view.begin()
         async for message in watch_nodes(self._core, Reader(self._core)):
+            await self.hearing.wait()
             self._view.apply(message)
 
     async def plan(self, requests: Sequence[Request], peers: dict[str, dict[str, int]], sequence: int) -> list[Result]:
@@ -62,6 +65,7 @@ class NearScheduler:
                     for found in item.refusals
                 ),
                 cause=item.cause,
+                is_behind=response.is_behind,
             )
             for item in response.results
         ]

@@ -1,6 +1,7 @@
 """When an engine gets an instance again that ended there: as soon as its lists show that nothing is in the way."""
 
 from manager.domain.listing import BLOCKED_MS
+from manager.domain.lists import NEVER_STARTED_PERIODS
 from manager.domain.model import InstanceState
 from manager.domain.reconciliation import fenced_nodes
 from standins.engines.judged import JOB, NAME, Judged
@@ -56,6 +57,22 @@ def test_an_engine_that_started_anew_is_free_at_once() -> None:
     engine.wait(3)
     engine.register()
     assert (engine.instance().state, _fenced(engine)) == (S.LOST, [])
+
+
+def test_what_an_engine_owes_that_was_away_is_in_the_way_until_its_lists_settle_it() -> None:
+    """Its deploy may be on its way yet, and the engine takes a newer one for its repetition."""
+    engine = Judged()
+    engine.deploy()
+    engine.go_down()
+    engine.delete()
+    engine.wait(60)
+    assert _fenced(engine) == []
+    engine.hear()
+    engine.run((NEVER_STARTED_PERIODS - 5) * engine.period_s)
+    assert _fenced(engine) == [engine.node_id]
+    _freed(engine)
+    engine.run(10 * engine.period_s)
+    assert (_fenced(engine), _freed(engine)) == ([], True)
 
 
 def test_what_ends_after_a_start_is_in_the_way_again() -> None:

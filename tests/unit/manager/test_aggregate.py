@@ -10,7 +10,7 @@ from cluster.nodes import Dialect, Registration
 from cluster.payloads import ResourceList, StateReport
 from manager.domain.aggregate import ClusterState
 from manager.domain.model import InstanceKey, InstanceState, Node, NodeState
-from manager.domain.observation import came_ready, on_resources, on_state
+from manager.domain.observation import LATE_INVENTORIES, came_ready, on_resources, on_state
 from manager.domain.policy import Policy
 from manager.domain.reconciliation import Rung, fenced_nodes, lose_node, lose_removed_nodes, ring
 from simulation.invariants import check_state
@@ -65,6 +65,32 @@ def test_a_deploy_under_way_is_still_under_way_when_its_node_returns(has_run: bo
         assert found.current is not None
         assert (found.state, found.current.generation) == (S.SCHEDULED, placed.generation)
         assert found.current.deadline_ms == NOW + state.policy.schedule_deadline_ms
+
+
+@pytest.mark.parametrize("late", [LATE_INVENTORIES - 1, LATE_INVENTORIES])
+def test_a_worker_that_counts_anew_is_believed_after_some_inventories(late: int) -> None:
+    """A few that come late tell nothing; so many in a row are those of a new disk, which has nothing of ours."""
+    state = _state()
+    node = _ready(state)
+    state.deploy([(KEY, spec())], "root", NOW)
+    assert state.place(KEY, node.id, NOW) == ""
+    known = {"job_id": "job", "job_name": "job", "number": 0, "generation": state.instances[KEY].generation}
+    on_state(state, node, StateReport(**known, status="RUNNING", sequence=7), NOW)
+    for _ in range(late):
+        on_resources(state, node, ResourceList(entries=(), is_inventory=True, sequence=0), NOW)
+    assert state.instances[KEY].state is (S.LOST if late == LATE_INVENTORIES else S.RUNNING)
+    assert state.live[node.id].last_sequence == (0 if late == LATE_INVENTORIES else 7)
+
+
+def test_an_inventory_in_between_says_that_the_others_were_only_late() -> None:
+    """They are counted in a row."""
+    state = _state()
+    node = _ready(state)
+    known = {"job_id": "job", "job_name": "job", "number": 0, "generation": 1}
+    on_state(state, node, StateReport(**known, status="RUNNING", sequence=7), NOW)
+    for sequence in (*[0] * (LATE_INVENTORIES - 1), 7, 7, *[0] * (LATE_INVENTORIES - 1)):
+        on_resources(state, node, ResourceList(entries=(), is_inventory=True, sequence=sequence), NOW)
+    assert state.live[node.id].last_sequence == 7
 
 
 def test_an_id_is_stable_by_name() -> None:
@@ -151,6 +177,49 @@ def test_a_generation_grows_even_across_a_purge() -> None:
     state.place(KEY, node.id, later)
     assert state.instances[KEY].generation > first
     check_state(state)
+
+
+@pytest.mark.parametrize("passed_ms", [0, 1, -3_600_000])
+def test_a_generation_grows_whatever_the_clock_does(passed_ms: int) -> None:
+    """Placed again within the same millisecond, or by a clock that was set back: each copy is newer than the last."""
+    state = _state()
+    node = _ready(state)
+    state.deploy([(KEY, spec())], "root", NOW)
+    for _ in range(3):
+        before = state.instances[KEY].generation
+        assert state.place(KEY, node.id, NOW + passed_ms if before else NOW) == ""
+        assert state.instances[KEY].generation > before
+        state.delete([KEY], "root", NOW)
+        on_resources(state, node, ResourceList(entries=(), is_inventory=True, sequence=1), NOW)
+        state.deploy([(KEY, spec())], "root", NOW)
+
+
+def test_a_purge_takes_the_instance_and_its_job_out_of_the_store() -> None:
+    """Both are among what is saved next, and neither is there any more: the store removes them."""
+    state = _state()
+    state.deploy([(KEY, spec())], "root", NOW)
+    state.delete([KEY], "root", NOW)
+    state.take_dirty()
+    assert ring(state, KEY, NOW + state.policy.retention_ms) is Rung.CHANGED
+    dirty = state.take_dirty()
+    assert (list(dirty.instances), list(dirty.jobs)) == ([KEY], ["job"])
+    assert not state.instances
+    assert not state.jobs
+
+
+def test_an_alarm_that_rings_early_ends_no_back_off() -> None:
+    """What failed waits for its time, whatever else rang."""
+    state = _state()
+    node = _ready(state)
+    state.deploy([(KEY, spec())], "root", NOW)
+    assert state.place(KEY, node.id, NOW) == ""
+    late = NOW + state.policy.schedule_deadline_ms
+    assert ring(state, KEY, late) is Rung.CHANGED
+    retry_at_ms = state.instances[KEY].retry_at_ms
+    assert retry_at_ms is not None
+    assert retry_at_ms > late
+    assert ring(state, KEY, retry_at_ms - 1) is Rung.NOTHING
+    assert ring(state, KEY, retry_at_ms) is Rung.WANTS_NODE
 
 
 def test_minus_one_deletes_every_instance_of_a_job() -> None:

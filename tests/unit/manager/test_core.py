@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -153,6 +154,25 @@ async def test_of_several_versions_in_one_write_only_the_newest_has_consequences
     assert [b'"command":"delete"' in payload for payload in commands] == [True]
 
 
+async def test_an_older_version_that_is_saved_has_no_consequences_of_a_newer_one_that_is_not(live: LiveCore) -> None:
+    """It was placed while the wish for it was being written: that wish is saved, the place is refused."""
+    node = await live.add("n0")
+    live.store.hold()
+    live.core.state.deploy([(KEY, spec())], "root", live.clock.at_ms)
+    wanted = live.core.commit()
+    await asyncio.to_thread(live.store.has_begun.wait)
+    assert live.core.state.place(KEY, node.id, live.clock.at_ms) == ""
+    placed = live.core.commit()
+    live.store.writes_left = 1
+    live.store.let_go()
+    await wanted
+    await live.refuses(placed)
+    await live.rest()
+    assert live.told(Channel.CONTROLS) == []
+    assert live.instance(KEY).state is S.REQUESTED
+    _check(live)
+
+
 async def test_history_tells_only_what_is_durable(live: LiveCore) -> None:
     """In order, once it is saved; whoever follows misses nothing and hears of nothing that was refused."""
     followed: list[str] = []
@@ -179,6 +199,22 @@ async def test_history_tells_only_what_is_durable(live: LiveCore) -> None:
     await live.rest()
     assert live.events("instance:web/0") == followed == ["requested", "placed"]
     following.cancel()
+
+
+async def test_what_was_refused_is_looked_at_again(live: LiveCore) -> None:
+    """An instance whose placement could not be saved wants a node again, and a node is judged again."""
+    node = await live.add("n0")
+    await live.deploy(0)
+    live.core.to_plan.clear()
+    assert live.core.state.place(KEY, node.id, live.clock.at_ms) == ""
+    await live.refuses(live.core.commit())
+    assert live.instance(KEY).state is S.REQUESTED
+    await live.rest()
+    assert list(live.core.to_plan) == [KEY]
+    live.core.leases.sweep(live.core.state)
+    live.core.state.set_cordoned(node.id, True, "operator", 1)
+    await live.refuses(live.core.commit())
+    assert live.core.leases._due[0][0] == -math.inf
 
 
 async def test_a_setting_that_was_refused_is_the_old_one(live: LiveCore) -> None:

@@ -27,6 +27,14 @@ def test_echoes_out_of_order_change_nothing() -> None:
     assert hearing.as_of_s == 110.0
 
 
+def test_a_node_that_was_never_heard_is_forgotten_like_the_others() -> None:
+    """Nothing is left of either."""
+    hearing = _listening(100.0, 110.0)
+    hearing.heard("a", 105.0)
+    hearing.forget(["never", "a"])
+    assert hearing.last_heard_s(["a", "never"]) is None
+
+
 def test_an_outage_is_nobodys_silence() -> None:
     """While echoes stayed away nothing could be heard: that time is not listened time."""
     hearing = _listening(120.0, 130.0, _listening(100.0, 110.0))
@@ -90,3 +98,37 @@ def test_the_newest_sign_of_life_under_any_id_counts() -> None:
     assert hearing.last_heard_s(("c",)) is None
     hearing.forget(("a", "b"))
     assert hearing.last_heard_s(("a", "b")) is None
+
+
+def test_what_is_told_late_does_not_put_the_clock_back() -> None:
+    """The newest sign of life counts, in whatever order they are noted."""
+    hearing = Hearing(0.0)
+    hearing.heard("n0", 5.0)
+    hearing.heard("n0", 3.0)
+    assert hearing.last_heard_s(["n0"]) == 5.0
+
+
+def test_a_node_is_back_when_it_is_first_heard_after_the_last_outage() -> None:
+    """Until then nobody knows; what it says later does not count as another return."""
+    hearing = Hearing(0.0)
+    hearing.echoed(1.0)
+    hearing.heard("n0", 2.0)
+    assert hearing.back_s(["n0"]) == 2.0
+    hearing.deafen()
+    hearing.echoed(20.0)
+    assert hearing.back_s(["n0"]) is None
+    hearing.heard("n0", 25.0)
+    hearing.heard("n0", 27.0)
+    assert hearing.back_s(["n0"]) == 25.0
+
+
+def test_who_is_heard_before_the_echo_comes_back_is_back() -> None:
+    """The outage ended when the echo was sent: what arrived between that and its return came after the outage."""
+    hearing = Hearing(0.0)
+    hearing.echoed(1.0)
+    hearing.heard("n0", 2.0)
+    hearing.heard("n0", 20.5)
+    hearing.echoed(20.0)
+    assert hearing.back_s(["n0"]) == 20.5
+    hearing.heard("n0", 22.5)
+    assert 20.5 <= (hearing.back_s(["n0"]) or 0.0) <= 22.5

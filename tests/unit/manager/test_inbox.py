@@ -177,11 +177,11 @@ def test_it_is_written_while_it_is_read() -> None:
 def test_how_long_the_oldest_has_waited_is_known() -> None:
     """Of what is not telemetry; a list that was superseded counts no more."""
     post = Post()
-    assert post.inbox.oldest_other_s == inf
+    assert post.inbox.others_since_s == inf
     post.put("telemetry")
-    assert post.inbox.oldest_other_s == inf
+    assert post.inbox.others_since_s == inf
     post.put("inventory")
     state, _ = post.put("state"), post.put("inventory")
-    assert post.inbox.oldest_other_s == state
+    assert post.inbox.others_since_s == state
     post.others()
-    assert post.inbox.oldest_other_s == inf
+    assert post.inbox.others_since_s == inf

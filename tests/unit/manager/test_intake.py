@@ -93,6 +93,27 @@ async def test_a_state_is_acknowledged_when_it_is_saved(desk: Desk) -> None:
     assert desk.core.saved_records.instances[KEY].state is S.RUNNING
 
 
+async def test_an_answer_that_waits_for_a_slow_save_is_not_late(desk: Desk) -> None:
+    """Nobody is judged by what has not been read yet; where all of it is read, and no answer among it, it is late."""
+    node = await _placed(desk)
+    live = desk.live
+    live.store.hold()
+    desk.state(node, "STARTING")
+    await wait_until_async(lambda: live.instance(KEY).state is S.STARTING)
+    desk.state(node, "RUNNING")
+    await asyncio.sleep(0.02)
+    since_s = live.clock.mono_s()
+    live.pass_time(live.core.policy.start_deadline_ms / 1000 + 1, node.id)
+    assert desk.intake.applied_until_s() == since_s
+    await live.reconciler._ring_alarms()
+    assert live.instance(KEY).state is S.STARTING
+    live.store.let_go()
+    await desk.quiet()
+    assert desk.intake.applied_until_s() == live.clock.mono_s()
+    await live.reconciler._ring_alarms()
+    assert live.instance(KEY).state is S.RUNNING
+
+
 async def test_a_state_that_the_store_refused_is_applied_again(desk: Desk) -> None:
     """And acknowledged then; meanwhile it is neither shown nor lost."""
     node = await _placed(desk)

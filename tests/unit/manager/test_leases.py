@@ -196,6 +196,51 @@ def test_a_manager_that_was_away_gives_as_long_again() -> None:
     assert scene.given_up() == {"n2"}
 
 
+def test_after_outages_in_a_row_a_node_has_as_long_again_as_they_lasted_together() -> None:
+    """Its client may not have tried in between: it is given up only as much later, and the grace."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute = {"n2"}
+    died_s = scene.now_s
+    scene.deafen(60.0)
+    scene.run(2.0)
+    scene.deafen(20.0)
+    back_s = scene.now_s
+    away_s = back_s - died_s
+    assert scene.run(away_s + RULES.grace_s - 2.0) == [("n2", SUSPECT)]
+    scene.run(6.0)
+    assert scene.given_up() == {"n2"}
+
+
+@pytest.mark.parametrize(("again_s", "waits"), [(30.0, True), (5.0, False)])
+def test_an_outage_while_a_node_is_waited_for_gives_its_own_length_again(again_s: float, *, waits: bool) -> None:
+    """One that is longer than a lease, for a link that flaps would put the verdict off for ever."""
+    scene = Scene(3)
+    scene.run(20.0)
+    scene.mute = {"n2"}
+    scene.deafen(40.0)
+    scene.run(40.0)
+    assert scene.leases.is_silent("n2")
+    scene.deafen(again_s)
+    scene.run(RULES.lease_s + RULES.grace_s + 4.0)
+    assert scene.given_up() == (set() if waits else {"n2"})
+    scene.run(again_s + 2.0)
+    assert scene.given_up() == {"n2"}
+
+
+def test_an_outage_is_over_when_everybody_has_had_the_time_to_return() -> None:
+    """Its own length, bounded, and lease and grace after it; what is silent then is silent for reasons of its own."""
+    scene = Scene(2, replace(RULES, return_cap_s=60.0))
+    scene.run(20.0)
+    assert scene.leases.is_settled
+    for outage_s, again_s in ((33.0, 33.0), (600.0, 60.0)):
+        scene.deafen(outage_s)
+        scene.run(again_s + RULES.lease_s + RULES.grace_s - 1.0)
+        assert not scene.leases.is_settled
+        scene.run(2.0)
+        assert scene.leases.is_settled
+
+
 @pytest.mark.parametrize(("count", "lost"), [(1, 1), (2, 2), (3, 2), (3, 3), (4, 2), (4, 4), (10, 4), (10, 10)])
 def test_losses_that_happen_together_are_one_event_whatever_the_size(count: int, lost: int) -> None:
     """More than 30 % and at least two, or all: nobody is given up before the bound, whoever returns is left alone."""
@@ -315,6 +360,39 @@ def test_a_last_will_makes_suspect_at_once_and_down_after_its_own_grace() -> Non
     scene.run(30.0)
     assert scene.when("n0", SUSPECT) - at_s <= 0.25
     assert RULES.will_grace_s <= scene.when("n0", "GIVEN UP") - at_s <= RULES.will_grace_s + 0.5
+
+
+def test_a_will_behind_the_newest_echo_has_its_whole_grace() -> None:
+    """Whether that time counts is known with the next echo: until then it is not taken off the grace."""
+    scene = Scene(count=3)
+    scene.run(2.0)
+    scene.mute.add("n0")
+    scene.now_s += 0.2
+    scene.live["n0"].will_mono_s = at_s = scene.now_s
+    scene.leases.look("n0")
+    scene._sweep()
+    scene.now_s += 0.05
+    scene.run(20.0)
+    assert scene.when("n0", "GIVEN UP") - at_s >= RULES.will_grace_s
+
+
+def test_the_last_of_many_sessions_that_ended_at_once_are_waited_for() -> None:
+    """Five of ten end, three are back at once: the others belong to the same event. One that ends later is alone."""
+    scene = Scene(count=10)
+    scene.run(2.0)
+    broken = [f"n{number}" for number in range(5)]
+    scene.mute.update(broken)
+    for name in broken:
+        scene.will(name)
+    scene.run(4.0)
+    scene.mute.difference_update(broken[:3])
+    scene.run(3.0)
+    scene.mute.add("n9")
+    scene.will("n9")
+    scene.run(30.0)
+    assert scene.given_up() == {"n9"}
+    scene.run(RULES.hold_s)
+    assert scene.given_up() == {"n9", "n3", "n4"}
 
 
 def test_any_sign_of_life_takes_a_will_back() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from cluster.jobs import OnDisconnect, RestartPolicy
 from manager.domain.events import Seen
-from manager.domain.machine import wants_placement
+from manager.domain.machine import IllegalTransitionError, wants_placement
 from manager.domain.model import InstanceState
 from manager.domain.policy import backoff_ms
 from simulation.lives import POLICY, Life
@@ -153,6 +153,24 @@ def test_stop_after_waits_until_the_worker_has_stopped_its_copy() -> None:
     assert wants_placement(life.instance)
 
 
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_what_may_run_unseen_is_replaced_after_its_own_stop(has_begun: bool) -> None:
+    """A start that is not finished in time ends by stop_after and its grace at the latest: only then is it retried."""
+    life = Life(on_disconnect=OnDisconnect.STOP_AFTER, stop_after_s=60.0, stop_grace_s=10.0).place()
+    late = life.see(Seen.STARTING).wait(600) if has_begun else life.wait(30)
+    assert late.deadline().state is S.FAILED
+    assert life.instance.retry_at_ms == life.now_ms + 70_000
+
+
+def test_a_long_back_off_is_not_cut_short_by_its_own_stop() -> None:
+    """The later of the two counts."""
+    life = Life(on_disconnect=OnDisconnect.STOP_AFTER, stop_after_s=3.0, stop_grace_s=1.0)
+    for _ in range(12):
+        life.place().wait(30).deadline().wait(1000)
+    assert life.instance.retry_at_ms is not None
+    assert life.instance.retry_at_ms > life.now_ms - 1_000_000 + 100_000
+
+
 @pytest.mark.parametrize("on_disconnect", OnDisconnect)
 def test_a_one_shot_whose_outcome_is_unknown_is_never_run_again(on_disconnect: OnDisconnect) -> None:
     """Its node is silent, or came back without it: nobody knows how it ended, so it is told and left."""
@@ -259,6 +277,15 @@ def test_a_move_makes_before_it_breaks() -> None:
     assert life.see(Seen.STOPPED, "n1").state is S.RUNNING
 
 
+def test_a_second_move_while_one_runs_is_a_fault_of_the_caller() -> None:
+    """Its first successor would be lost without a word; the whole story is told, and nothing is changed."""
+    life = Life().run().move()
+    moving = life.instance
+    with pytest.raises(IllegalTransitionError, match="MovePlanned"):
+        life.move("n3")
+    assert life.instance is moving
+
+
 @pytest.mark.parametrize("spoil", ["end", "deadline", "down"])
 def test_a_move_that_fails_leaves_the_old_copy_untouched(spoil: str) -> None:
     """The successor ends, misses its deadline or loses its node: it is dropped, and the history says why."""
@@ -298,6 +325,16 @@ def test_a_removed_node_gives_back_what_it_held() -> None:
     assert life.instance.current is None
     assert life.instance.retry_at_ms is not None
     assert Life().run().delete().node_removed().state is S.STOPPED
+
+
+def test_the_successor_takes_over_when_the_source_of_a_move_is_removed() -> None:
+    """Nothing is placed a third time: what was being started becomes the current copy."""
+    life = Life().run().move()
+    successor = life.instance.successor
+    assert life.node_removed("n1").instance.current == successor
+    assert (life.state, life.instance.successor, life.instance.retry_at_ms) == (S.SCHEDULED, None, None)
+    assert life.instance.events[-1].kind == "promoted"
+    assert life.see(Seen.RUNNING, "n2").state is S.RUNNING
 
 
 def test_pending_says_why() -> None:

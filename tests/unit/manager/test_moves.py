@@ -131,6 +131,16 @@ async def test_a_repeated_call_finds_its_move_done(desk: Desk) -> None:
     assert desk.mover.already_moved("web", 0, "n1", "n0") is None
 
 
+async def test_a_successor_is_newer_though_the_clock_was_set_back(desk: Desk) -> None:
+    """Its node tells the copies apart by their generations, and takes the greater one for the newer."""
+    source, _ = await desk.nodes(2)
+    [running] = await desk.live.run(source, 0, demand=HALF)
+    desk.live.clock.at_ms -= 3_600_000
+    moving = await desk.move("n1")
+    assert moving.successor is not None
+    assert moving.successor.generation == moving.generation == running.generation + 1
+
+
 async def test_a_second_move_finds_the_room_that_the_first_one_left(desk: Desk) -> None:
     """There and back, on nodes with room for exactly one: a promise ends with its move."""
     first, second = await desk.nodes(2, cpu=500)

@@ -15,6 +15,7 @@ from manager import planning
 from manager.domain.model import Ended, InstanceKey, InstanceState, NodeState
 from manager.domain.reconciliation import lose_node
 from manager.planning import BATCH, FREE_REJECTIONS, Planning
+from scheduler import node_view
 from testbed.live_core import LiveCore, live_core
 from testbed.near_scheduler import NearScheduler, near_scheduler
 from testbed.waiting import wait_until_async
@@ -206,6 +207,27 @@ async def test_a_plan_for_an_instance_whose_node_came_back_is_not_carried_out(de
     assert not desk.core.state.on_node[other.id]
 
 
+async def test_what_came_back_while_that_could_not_be_saved_is_not_placed_elsewhere(desk: Desk) -> None:
+    """The store refused that its node is heard again: it runs there all the same, and is adopted when that is saved."""
+    lost = await desk.live.add("n0")
+    await desk.live.run(lost.id, 0, demand=HALF)
+    desk.core.state.set_node_state(lost.id, NodeState.DOWN, "it is silent", desk.live.clock.at_ms)
+    lose_node(desk.core.state, lost.id, desk.live.clock.at_ms)
+    await desk.core.saved()
+    await desk.rest()
+    assert desk.states() == {S.PENDING: 1}
+    desk.live.hear(lost.id)
+    await desk.live.refuses(desk.core.saved())
+    assert desk.core.state.nodes[lost.id].state is NodeState.DOWN
+    other = await desk.live.add("n1")
+    await desk.rest()
+    assert not desk.core.state.on_node[other.id]
+    desk.live.hear(lost.id)
+    await desk.rest()
+    instance = desk.live.instance(KEY)
+    assert (instance.state, instance.node_id) == (S.UNKNOWN, lost.id)
+
+
 async def test_what_came_back_before_anybody_asked_is_not_asked_about(desk: Desk) -> None:
     """LOST, queued, and its node heard again in the same moment: it is held, with a deadline for its node's word."""
     lost = await desk.live.add("n0")
@@ -256,7 +278,7 @@ async def test_where_the_scheduler_goes_on_differing_it_is_asked_with_pauses(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a few plans in vain it is PENDING with the reason, and is looked for again a moment later."""
-    monkeypatch.setattr(planning, "AFTER_REJECTIONS_S", 0.05)
+    monkeypatch.setattr(planning, "LOOK_LATER_S", 0.05)
     unfit = desk.core.state.unfit_reason
     monkeypatch.setattr(desk.core.state, "unfit_reason", lambda *_: "the node is full, as we see it")
     node = await desk.live.add("n0")
@@ -266,6 +288,31 @@ async def test_where_the_scheduler_goes_on_differing_it_is_asked_with_pauses(
     assert desk.core.counters["plans_rejected"] > FREE_REJECTIONS
     monkeypatch.setattr(desk.core.state, "unfit_reason", unfit)
     await wait_until_async(lambda: desk.live.instance(KEY).node_id == node.id)
+
+
+async def test_a_refusal_in_ignorance_of_new_room_is_asked_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that hears late of a node refuses what would fit there: it is asked until it has heard."""
+    monkeypatch.setattr(planning, "LOOK_LATER_S", 0.05)
+    monkeypatch.setattr(node_view, "REACH_S", 0.05)
+    await desk.live.deploy(0, demand=HALF)
+    await desk.rest()
+    desk.scheduler.hearing.clear()
+    node = await desk.live.add("n0")
+    await wait_until_async(lambda: len(desk.scheduler.batches) > 3)
+    assert desk.states() == {S.PENDING: 1}
+    desk.scheduler.hearing.set()
+    await wait_until_async(lambda: desk.live.instance(KEY).node_id == node.id)
+    await desk.asked_for()
+    await asyncio.sleep(0.2)
+    assert await desk.asked_for() == []
+
+
+async def test_a_scheduler_that_is_told_of_all_nodes_anew_is_asked_again(desk: Desk) -> None:
+    """What it refused before, on what it knew then, may fit."""
+    await desk.live.deploy(0, demand=HALF)
+    await desk.asked_for()
+    async with near_scheduler(desk.core):
+        assert await desk.asked_for() == [KEY]
 
 
 async def test_a_plan_that_goes_wrong_costs_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from cluster.errors import InvalidInputError, NotFoundError
 from cluster.v1 import instance_pb2, manager_pb2, node_pb2
 from manager.domain.events import DeleteRequested
-from manager.domain.model import Instance, InstanceKey, InstanceState
+from manager.domain.model import Instance, InstanceKey, InstanceState, NodeState
 from manager.figures import instance_counts, node_counts
-from manager.rpc.convert import INSTANCE_STATES
+from manager.rpc.convert import INSTANCE_STATES, NODE_STATES
 from manager.rpc.paging import MAX_SIZE, page, size_of
 from manager.rpc.reading import Reader
 from testbed.live_core import LiveCore, live_core
@@ -66,6 +66,20 @@ async def test_what_is_on_a_silent_node_is_shown_unknown(live: LiveCore, reader:
     assert [item.state for item in job.instances] == list(expected.values())
     assert (job.job.running_count, job.job.state) == (1, "UNKNOWN")
     assert live.core.saved_records.instances[InstanceKey("web", 1)].state is S.RUNNING
+
+
+async def test_a_node_is_shown_suspect_until_it_is_saved_that_it_is_down(live: LiveCore, reader: Reader) -> None:
+    """Not READY, which nobody believes any more, and not DOWN, which the store may refuse."""
+    node = await live.add("n0")
+    live.store.hold()
+    live.core.state.set_node_state(node.id, NodeState.DOWN, "silent", live.clock.at_ms)
+    saved = live.core.commit()
+    [shown] = reader.nodes(manager_pb2.ListNodesRequest()).nodes
+    assert shown.state == NODE_STATES[NodeState.SUSPECT]
+    live.store.let_go()
+    await saved
+    [shown] = reader.nodes(manager_pb2.ListNodesRequest()).nodes
+    assert shown.state == NODE_STATES[NodeState.DOWN]
 
 
 async def test_filters_and_counts_tell_the_same(live: LiveCore, reader: Reader) -> None:

@@ -61,11 +61,10 @@ async def test_what_a_mute_node_was_told_to_stop_counts_as_stopped_after_its_gra
     live.core.state.delete([KEY], "root", live.clock.at_ms)
     await live.core.saved()
     await live.rest()
-    live.clock.pass_time(9.9)
-    live.hear(node.id)
+    live.pass_time(9.75, node.id)
     await _tick(live)
     assert live.instance(KEY).state is S.STOPPING
-    live.clock.pass_time(0.2)
+    live.clock.pass_time(0.35)
     await _tick(live)
     assert live.core.saved_records.instances[KEY].state is S.STOPPED
     await _tick(live)
@@ -110,8 +109,7 @@ async def test_what_is_assumed_of_a_mute_node_is_assumed_until_it_is_saved(live:
     live.core.state.delete([KEY], "root", live.clock.at_ms)
     await live.core.saved()
     await live.rest()
-    live.clock.pass_time(10.1)
-    live.hear(node.id)
+    live.pass_time(10.1, node.id)
     live.store.fault = "no space"
     live.reconciler._guarded(live.reconciler._assume_due)
     await _until_it_failed(live)
@@ -138,8 +136,7 @@ async def test_what_is_deployed_again_is_not_taken_for_stopped(live: LiveCore) -
     await live.core.saved()
     await live.rest()
     await live.deploy(0, stop_grace_s=10.0)
-    live.clock.pass_time(11)
-    live.hear(node.id)
+    live.pass_time(11, node.id)
     await _tick(live)
     assert live.instance(KEY).state is S.REQUESTED
     assert live.instance(KEY).retiring is None
@@ -195,6 +192,19 @@ async def test_an_alarm_that_comes_to_nothing_is_set_again(live: LiveCore) -> No
     await live.rest()
     assert KEY not in live.core.saved_records.instances
     assert live.core._alarm_at == {}
+
+
+async def test_what_is_purged_is_gone_from_the_store(live: LiveCore) -> None:
+    """Its instance and, with the last one, its job: a manager that starts anew finds neither."""
+    await live.deploy(0)
+    live.core.state.delete([KEY], "root", live.clock.at_ms)
+    await live.core.saved()
+    live.clock.pass_time(live.core.policy.retention_ms / 1000 + 1)
+    live.reconciler._ring(KEY)
+    await live.core.saved()
+    await live.rest()
+    contents = live.store.inner.load(0)
+    assert (contents.instances, contents.jobs) == ((), ())
 
 
 async def test_an_alarm_that_goes_wrong_holds_up_no_other(live: LiveCore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +283,21 @@ async def test_until_when_somebody_could_be_heard_is_remembered(live: LiveCore) 
     assert live.core.settings[HEARD_UNTIL].value == str(live.clock.at_ms)
 
 
+async def test_while_nodes_may_be_on_their_way_it_is_not_said_that_all_were_heard(live: LiveCore) -> None:
+    """The next manager would not know how long they may take: the time is that of before the outage until then."""
+    live.hear()
+    live.reconciler._look_now_and_then()
+    await live.rest()
+    before = live.core.settings[HEARD_UNTIL].value
+    live.clock.pass_time(100)
+    live.pass_time(60)
+    live.reconciler._look_now_and_then()
+    assert live.core.settings[HEARD_UNTIL].value == before
+    live.pass_time(60)
+    live.reconciler._look_now_and_then()
+    assert live.core.settings[HEARD_UNTIL].value == str(live.clock.at_ms)
+
+
 async def test_a_start_gives_all_nodes_the_time_of_the_absence(tmp_path: Path) -> None:
     """Nobody knows who spoke while no manager was there."""
     async with live_core(tmp_path) as live:
@@ -308,11 +333,70 @@ async def test_an_answer_that_waits_to_be_read_is_not_late(live: LiveCore) -> No
     await live.deploy(0)
     await _place(live, node)
     began_s, deadline_s = live.clock.at_s, live.core.policy.schedule_deadline_ms / 1000
-    live.core.dispatcher.heard_until_s = lambda: began_s + deadline_s - 1
+    live.core.applied_until_s = lambda: began_s + deadline_s - 1
     live.pass_time(3 * deadline_s, node.id)
     await _tick(live)
     assert live.instance(KEY).state is S.SCHEDULED
-    live.core.dispatcher.heard_until_s = live.clock.mono_s
+    live.core.applied_until_s = live.clock.mono_s
     live.pass_time(2, node.id)
     await _tick(live)
     assert live.instance(KEY).state is not S.SCHEDULED
+
+
+async def test_an_answer_that_may_yet_come_is_waited_for(live: LiveCore) -> None:
+    """Nobody could be heard when it was due: the node has the time for it from when it is heard again."""
+    node = await live.add("n0")
+    await live.deploy(0)
+    await _place(live, node)
+    live.clock.pass_time(31)
+    await _tick(live)
+    assert live.instance(KEY).state is S.SCHEDULED
+    live.pass_time(29, node.id)
+    await _tick(live)
+    assert live.instance(KEY).state is S.SCHEDULED
+    live.pass_time(3, node.id)
+    await _tick(live)
+    assert live.instance(KEY).state is S.FAILED
+
+
+async def test_a_stop_from_before_an_outage_is_sent_to_a_mute_node_again(live: LiveCore) -> None:
+    """A broker that forgets may have lost it: it counts when it was sent and the node was heard, after the outage."""
+    await live.deploy(0, stop_grace_s=10.0)
+    node = await _mute(live)
+    await _place(live, node)
+    live.core.state.delete([KEY], "root", live.clock.at_ms)
+    await live.core.saved()
+    await live.rest()
+    told = len(live.broker.published)
+    live.clock.pass_time(20)
+    live.hear(node.id)
+    await _tick(live)
+    assert live.instance(KEY).state is S.STOPPING
+    live.detector.heard_after_outage(live.core.state.nodes[node.id])
+    live.core.dispatcher.tick()
+    assert len(live.broker.published) == told + 1
+    live.pass_time(10.25, node.id)
+    await _tick(live)
+    assert live.core.saved_records.instances[KEY].state is S.STOPPED
+
+
+async def test_who_is_late_while_nothing_can_be_saved_is_suspect_only(live: LiveCore) -> None:
+    """Readers see who is late, and who is back; nobody is called DOWN until the store works."""
+    node, other = await live.add("n0"), await live.add("n1")
+    live.store.fault = "no space"
+    with pytest.raises(UnavailableError):
+        await live.core.put_setting("x", "y")
+    for _ in range(400):
+        live.clock.pass_time(0.25)
+        live.hear(other.id)
+        live.detector.watch()
+    assert not live.core.state.is_ready(node.id)
+    assert live.core.state.nodes[node.id].state is NodeState.READY
+    for _ in range(16):
+        live.clock.pass_time(0.25)
+        live.core.hearing.heard(node.id, live.clock.at_s)
+        live.hear(other.id)
+        live.detector.watch()
+    assert live.core.state.is_ready(node.id)
+    live.store.fault = ""
+    await live.core.writer.working.wait()

@@ -8,6 +8,7 @@ from cluster.errors import InvalidInputError
 from cluster.jobs import RestartPolicy
 from manager.domain.aggregate import ClusterState
 from manager.domain.events import DeployRequested, Seen
+from manager.domain.machine import is_run_only_by_wish
 from manager.domain.model import Instance, InstanceKey, InstanceState
 from manager.domain.policy import Policy
 from manager.explain import summary
@@ -145,6 +146,25 @@ def test_another_run_needs_a_request_id(request_id: str) -> None:
     with pytest.raises(InvalidInputError) as caught:
         checked_rerun_id(request_id)
     assert caught.value.field == "request_id"
+
+
+@pytest.mark.parametrize(
+    ("life", "is_over"),
+    [
+        (lambda: _once(Seen.COMPLETED, exit_code=0), True),
+        (lambda: Life(**ONCE).run(), False),
+        (lambda: Life(**ONCE).run().delete().see(Seen.STOPPED), False),
+        (lambda: Life(restart_policy=RestartPolicy.ON_FAILURE).run().see(Seen.FAILED, exit_code=1), False),
+        (lambda: Life(restart_policy=RestartPolicy.ON_FAILURE).run().see(Seen.COMPLETED, exit_code=0), True),
+        (
+            lambda: Life(one_shot=True, restart_policy=RestartPolicy.ON_FAILURE).run().see(Seen.FAILED, exit_code=1),
+            False,
+        ),
+    ],
+)
+def test_only_what_ended_for_good_takes_a_wish_to_run(life: Callable[[], Life], is_over: bool) -> None:
+    """Not what runs, was deleted, or is tried again by itself."""
+    assert is_run_only_by_wish(life().instance) is is_over
 
 
 def test_explain_says_how_it_is_run_once_more() -> None:

@@ -46,6 +46,14 @@ def test_what_has_only_just_started_is_not_yet_healthy() -> None:
     assert step(job, [life.instance], life.now_ms + SETTLE_MS).job.update is None
 
 
+def test_an_update_under_way_says_how_far_it_is() -> None:
+    """To whoever asks, with each step."""
+    life, job = _running()
+    update = step(job, [life.instance], life.now_ms).job.update
+    assert update is not None
+    assert update.detail == "0 of 1 are changed and healthy"
+
+
 def test_an_image_that_crashes_after_its_start_is_rolled_back() -> None:
     """Its worker goes on trying, so that it is RUNNING, but it is not healthy."""
     life, job = _running()

@@ -39,6 +39,7 @@ class Told:
             now_ms=lambda: self.now_ms,
             clock=SimpleNamespace(mono_s=lambda: self.now_ms / 1000),
             last_heard_s=lambda _node: self.heard_s,
+            hearing=SimpleNamespace(back_s=lambda _topic_ids: None),
         )
         self.tombstones = Tombstones(core)
 
@@ -124,6 +125,21 @@ def test_a_seed_node_is_not_told_to_delete_what_counts_there_again() -> None:
     assert told.scene.state.place(KEY, told.scene.nodes["n1"], NOW) == ""
     told.wait(60)
     assert not told.sent
+
+
+def test_a_seed_node_gets_a_newer_copy_only_when_what_it_owes_is_settled() -> None:
+    """A deploy may be on its way yet, and it takes the newer one for its repetition; who waits is told in the end."""
+    told = Told(has_reported=False)
+    scene, policy = told.scene, told.scene.state.policy
+    scene.back()
+    scene.state.deploy([(KEY, spec())], "root", NOW)
+    told.wait(9)
+    told.now_ms += policy.refence_ms
+    assert fenced_nodes(scene.state, scene.instance, told.now_ms) == [scene.nodes["n1"]]
+    scene.state.has_freed = False
+    told.wait(1)
+    assert scene.owed() == []
+    assert (fenced_nodes(scene.state, scene.instance, told.now_ms), scene.state.has_freed) == ([], True)
 
 
 def test_nodes_without_generations_are_fenced_by_name_whatever_the_job() -> None:

@@ -131,6 +131,14 @@ def test_what_was_taken_for_gone_by_mistake_counts_again(status: str) -> None:
     assert scene.owed() == []
 
 
+def test_a_copy_newer_than_what_is_saved_is_left_alone() -> None:
+    """A store that was restored from a copy knows less than the node: it deletes nothing that it never placed."""
+    scene = Scene()
+    generation = scene.run()
+    for findings in (scene.say("RUNNING", generation + 1), scene.inventory((generation + 1, "RUNNING"))):
+        assert findings.stale == []
+
+
 def test_what_was_replaced_meanwhile_does_not_count_again() -> None:
     """The newer generation does; the older one is deleted where it is."""
     scene = Scene("n1", "n2")

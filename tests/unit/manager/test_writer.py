@@ -50,13 +50,13 @@ class Desk:
         return {item.name: item.value for item in self.store.inner.load(0).settings}
 
     @contextlib.asynccontextmanager
-    async def held(self) -> AsyncIterator[None]:
-        """A write is under way, and takes its time until the end of the block."""
+    async def held(self) -> AsyncIterator[asyncio.Future[None]]:
+        """A write is under way, and takes its time until the end of the block; then it is answered."""
         self.store.hold()
         first = self.submit(setting("first"))
         await asyncio.to_thread(self.store.has_begun.wait)
         try:
-            yield
+            yield first
         finally:
             self.store.let_go()
         with contextlib.suppress(ClusterError):
@@ -107,6 +107,18 @@ async def test_what_waits_is_saved_together(desk: Desk) -> None:
         saved = [desk.submit(setting(f"s{number}")) for number in range(100)]
     await asyncio.gather(*saved)
     assert [len(batch) for batch in desk.store.batches] == [1, 100]
+    desk.check()
+
+
+async def test_nobody_is_answered_while_his_write_is_under_way(desk: Desk) -> None:
+    """An answer means that it is durable, not that somebody has begun to save it."""
+    desk.store.hold()
+    saving = desk.submit(setting("first"))
+    await asyncio.to_thread(desk.store.has_begun.wait)
+    await asyncio.sleep(0.02)
+    assert not saving.done()
+    desk.store.let_go()
+    await saving
     desk.check()
 
 
@@ -235,10 +247,10 @@ async def test_the_history_of_what_is_removed_is_not_logged(desk: Desk) -> None:
 
 async def test_a_failure_is_told_to_everybody_who_waits(desk: Desk) -> None:
     """The batch under way and all behind it fail, and so does every call until the store works again."""
-    async with desk.held():
+    async with desk.held() as first:
         waiting = [desk.submit(setting(f"s{number}")) for number in range(MAX_BATCH + 1)]
         desk.store.fault = "the disk is full"
-    for future in waiting:
+    for future in (first, *waiting):
         with pytest.raises(UnavailableError, match="the disk is full"):
             await future
     with pytest.raises(UnavailableError, match="the disk is full"):

@@ -73,6 +73,20 @@ def test_removed_node_is_gone_by_every_name() -> None:
     assert columns.row_of("id-c") == 0
 
 
+def test_a_node_that_announces_something_else_is_known_by_that() -> None:
+    """A runtime that is installed, and one that is gone, on a node that is known already."""
+    wasm = ("technology", "wasm")
+    columns = Columns([_node("a", features=DOCKER), _node("b", features=DOCKER)])
+    columns.upsert(_node("a", features=frozenset({wasm})))
+    told = {feature: columns.feature(feature) for feature in (*DOCKER, wasm)}
+    assert {feature: list(row[:2]) for feature, row in told.items() if row is not None} == {
+        ("technology", "docker"): [False, True],
+        wasm: [True, False],
+    }
+    columns.upsert(_node("b", features=frozenset()))
+    assert columns.feature(("technology", "docker")) is None
+
+
 def test_removing_an_unknown_node_changes_nothing() -> None:
     """A removal that comes twice does no harm."""
     columns = Columns([_node("a")])

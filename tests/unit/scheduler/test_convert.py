@@ -90,12 +90,20 @@ def test_addons_and_volumes_become_features() -> None:
         ("latency", "[]", True),
         ("clusters", '{"allowed": ["elsewhere"]}', False),
         ("colour", "{}", True),
+        ("addons", '{"needed": ["a"]}', False),
+        ("direct", "{}", False),
     ],
 )
 def test_hard_constraints_that_cannot_be_judged_are_kept(kind: str, document: str, is_refused: bool) -> None:
     """Only a constraint that calls itself soft, or that the root has decided, is passed over."""
     query = query_of(_spec(job_pb2.Constraint(type=kind, document_json=document)), "spec")
     assert query.unjudged == ((kind,) if is_refused else ())
+
+
+def test_architectures_are_known_by_either_word() -> None:
+    """The kernel's words become those that nodes are kept by; any other is taken as it is."""
+    query = query_of(_spec(architectures=["x86_64", "arm64", "riscv64"]), "spec")
+    assert query.architectures == ("amd64", "arm64", "riscv64")
 
 
 def test_equal_specifications_make_equal_queries() -> None:

@@ -91,6 +91,39 @@ def test_constraints_that_cannot_be_judged_refuse_every_node(kind: str, reason: 
     assert kind in _words(Unjudged(kind), _node("a"))[0]
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("latency", "nodes announce no network coordinates"),
+        ("geo", "nodes announce no location"),
+        ("colour", "this cluster does not know such constraints"),
+    ],
+)
+def test_words_say_why_a_constraint_cannot_be_judged(kind: str, why: str) -> None:
+    """And what to do about it."""
+    shortfall, change = _words(Unjudged(kind), _node("a"))
+    assert shortfall == f"the {kind} constraint cannot be judged: {why}"
+    assert change == f"remove the {kind} constraint or give it the rigidness 0"
+
+
+@pytest.mark.parametrize(
+    ("reason", "field", "unit", "words"),
+    [
+        ("cpu", "cpu_millicores", 1, "millicores"),
+        ("memory", "memory_bytes", 1024**2, "MiB"),
+        ("storage", "storage_bytes", 1024**2, "MiB"),
+        ("gpu", "gpus", 1, "GPUs"),
+    ],
+)
+def test_words_tell_the_amount_that_is_short(reason: str, field: str, unit: int, words: str) -> None:
+    """Of each resource its own capacity, and not another's."""
+    node = _node("a", capacity=Resources(**{field: 8 * unit}), allocated=Resources(**{field: 5 * unit}))
+    assert _words(Amount(reason, 7 * unit), node) == (
+        f"needs 7 {words}; a has 3 {words} free of 8 {words}",
+        f"lower the {reason} demand by 4 {words} or free as much on a",
+    )
+
+
 @pytest.mark.parametrize("reason", ["cpu", "memory", "storage", "gpu"])
 def test_amounts_fit_beside_what_is_allocated(reason: str) -> None:
     """What is needed must be free; exactly enough is enough."""

@@ -45,6 +45,20 @@ def test_a_snapshot_drops_what_was_promised_before_it_began() -> None:
     assert ledger.open_count == 1
 
 
+def test_a_promise_that_a_snapshot_keeps_is_still_settled_by_its_plan() -> None:
+    """It is known by its key as before: a delta, the same promise again or its withdrawal ends it."""
+    ledger = _ledger("a")
+    mark = ledger.mark()
+    for number in range(3):
+        ledger.hold(PlanKey(9, "job", number), 0, TEN, 1, 0.0)
+    ledger.replace([(_node("a"), 8)], mark)
+    assert (_free(ledger, "a"), ledger.open_count) == (70, 3)
+    ledger.withdraw(PlanKey(9, "job", 0))
+    assert (_free(ledger, "a"), ledger.open_count) == (80, 2)
+    ledger.upsert(_node("a"), 9)
+    assert (_free(ledger, "a"), ledger.open_count) == (100, 0)
+
+
 def test_a_snapshot_settles_what_it_accounts_for() -> None:
     """A promise made meanwhile is dropped where the snapshot's node already counts it."""
     ledger = _ledger("a")

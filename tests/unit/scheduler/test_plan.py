@@ -176,6 +176,25 @@ def test_a_larger_demand_does_not_fit_because_of_a_smaller_old_reservation() -> 
     assert bench.ledger.columns.free_cpu[0] == 10
 
 
+def test_a_refusal_beside_an_old_reservation_has_its_reasons() -> None:
+    """What an instance gives back counts, and where that is not enough it is told what is short."""
+    bench = Bench(_node("a", cpu=100, allocated=Resources(cpu_millicores=90)))
+    released = Resources(cpu_millicores=50)
+    [choice] = bench.plan(Item(job_id="x", released_node_id="a", released=released))
+    assert [(each.reason, each.node_count) for each in choice.refusals] == [("cpu", 1)]
+
+
+@pytest.mark.parametrize("field", ["cpu_millicores", "memory_bytes", "storage_bytes", "gpus"])
+def test_of_each_resource_only_what_exceeds_the_old_reservation_is_taken(field: str) -> None:
+    """Two in place of one, where three are: one is left, and no more."""
+    capacity = replace(Resources(cpu_millicores=0, memory_bytes=0, storage_bytes=0, gpus=0), **{field: 3})
+    one, two = Resources(**{field: 1}), Resources(**{field: 2})
+    bench = Bench(replace(_node("a", allocated=one), capacity=capacity))
+    asks = tuple(Ask(query=Query(technology="docker", demand=demand)) for demand in (two, one))
+    released = Item(job_id="x", released_node_id="a", released=one)
+    assert bench.nodes(released, Item(ask=1, job_id="y"), Item(ask=1, job_id="z"), asks=asks) == ["a", "a", ""]
+
+
 def test_an_instance_is_no_peer_of_its_own_old_place() -> None:
     """Moving on may end where it began: the old copy does not push the new one away."""
     bench = Bench(_node("a"), _node("b", allocated=Resources(cpu_millicores=500)))
