@@ -2,7 +2,8 @@
 
 Whoever submits gets a future. A newer version of a record holds the changes of all who submitted it before, so they are
 saved, answered and refused together. A call that changed nothing waits for all that was on its way before it, but adds
-nothing to any write.
+nothing to any write. A submission may come in parts (`begin`, `extend`, `close`): until it is closed, it and whatever
+builds on it are in no write, so that it is saved as a whole or not at all.
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ MAX_BATCH: Final = 500
 
 @dataclass(eq=False)
 class Ticket:
-    """One submission: its records, its events, and the future of whoever waits for it. `number` grows with each."""
+    """One submission: its records, its events, and the future of whoever waits for it. `number` grows with each.
+
+    While it `is_growing` more of it is to come.
+    """
 
     number: int
-    ids: frozenset[RecordId]
-    events: Sequence[Logged]
     saved: asyncio.Future[None]
+    ids: set[RecordId] = field(default_factory=set)
+    events: list[Logged] = field(default_factory=list)
+    is_growing: bool = True
     is_taken: bool = False
 
     def answer(self, error: ClusterError | None = None) -> None:
@@ -73,6 +78,8 @@ class Backlog:
         self.writing: Batch | None = None
         self._urgent: deque[Ticket] = deque()
         self._normal: deque[Ticket] = deque()
+        self._held: list[tuple[Ticket, deque[Ticket]]] = []
+        self._growing: dict[int, Ticket] = {}
         self._pending: dict[RecordId, Record | None] = {}
         self._waiting: dict[RecordId, list[Ticket]] = {}
         self._open: OrderedDict[int, Ticket] = OrderedDict()
@@ -91,22 +98,57 @@ class Backlog:
         self, records: Records, events: Sequence[Logged], awaited: Iterable[RecordId], *, is_urgent: bool
     ) -> asyncio.Future[None]:
         """Let records wait, or for those of `awaited` that are on their way; with neither, for everything that is."""
-        self._pending.update(records)
-        wanted = set(awaited)
+        ticket = self.begin()
+        self.extend(ticket, records, events)
+        self.close(ticket, awaited, is_urgent=is_urgent)
+        return ticket.saved
+
+    def begin(self) -> Ticket:
+        """A submission that comes in parts."""
         self._last += 1
-        ids = frozenset({*records, *(wanted & self._waiting.keys())})
-        ticket = Ticket(self._last, ids, events, asyncio.get_running_loop().create_future())
-        if ids:
-            self._queue(ticket, self._urgent if is_urgent else self._normal)
-        elif self.writing and (written := wanted & self.writing.records.keys()):
-            ticket.ids = frozenset(written)
+        ticket = Ticket(self._last, asyncio.get_running_loop().create_future())
+        self._open[ticket.number] = self._growing[ticket.number] = ticket
+        return ticket
+
+    def extend(self, ticket: Ticket, records: Records, events: Sequence[Logged]) -> None:
+        """Add to one that is not closed."""
+        self._pending.update(records)
+        self._join(ticket, records)
+        ticket.events += events
+
+    def close(self, ticket: Ticket, awaited: Iterable[RecordId], *, is_urgent: bool) -> None:
+        """All of it is there. It also waits for what `add` says."""
+        wanted = set(awaited)
+        self._join(ticket, wanted & self._waiting.keys())
+        self._end_growth(ticket)
+        if ticket.ids:
+            (self._urgent if is_urgent else self._normal).append(ticket)
+            return
+        del self._open[ticket.number]
+        self._last += 1
+        ticket.number = self._last
+        if self.writing and (written := wanted & self.writing.records.keys()):
+            ticket.ids = written
             self.writing.tickets.append(ticket)
             self._open[ticket.number] = ticket
         elif not wanted and self._open:
             self._barriers.append(ticket)
         else:
             ticket.answer()
-        return ticket.saved
+
+    def _join(self, ticket: Ticket, record_ids: Iterable[RecordId]) -> None:
+        for record_id in record_ids:
+            if record_id not in ticket.ids:
+                ticket.ids.add(record_id)
+                self._waiting.setdefault(record_id, []).append(ticket)
+
+    def _end_growth(self, ticket: Ticket) -> None:
+        """Whatever built on it need not be held any more."""
+        ticket.is_growing = False
+        self._growing.pop(ticket.number, None)
+        held, self._held = self._held, []
+        for other, lane in reversed(held):
+            lane.appendleft(other)
 
     def _queue(self, ticket: Ticket, lane: deque[Ticket]) -> None:
         for record_id in ticket.ids:
@@ -121,21 +163,36 @@ class Backlog:
         batch = self.writing = Batch()
         for lane in (self._urgent, self._normal):
             while lane and len(batch.records) < MAX_BATCH:
-                self._take_with_peers(lane.popleft(), batch)
+                first = lane.popleft()
+                group = self._group(first)
+                if any(ticket.is_growing for ticket in group):
+                    self._held.append((first, lane))
+                else:
+                    self._take_group(group, batch)
         batch.tickets.sort(key=lambda ticket: ticket.number)
         return batch
 
-    def _take_with_peers(self, first: Ticket, batch: Batch) -> None:
-        """Whoever shares a record goes along."""
-        tickets = [first]
-        while tickets:
-            ticket = tickets.pop()
-            if ticket.is_taken:
+    def _group(self, first: Ticket) -> list[Ticket]:
+        """A ticket that nobody has taken, and whoever shares a record with it or with one of these."""
+        found: dict[Ticket, None] = {}
+        seen: set[RecordId] = set()
+        queue = [first]
+        while queue:
+            ticket = queue.pop()
+            if ticket.is_taken or ticket in found:
                 continue
+            found[ticket] = None
+            for record_id in ticket.ids - seen:
+                seen.add(record_id)
+                queue += self._waiting.get(record_id, ())
+        return list(found)
+
+    def _take_group(self, group: list[Ticket], batch: Batch) -> None:
+        for ticket in group:
             ticket.is_taken = True
             batch.tickets.append(ticket)
             for record_id in ticket.ids:
-                tickets += self._waiting.pop(record_id, ())
+                self._waiting.pop(record_id, None)
                 if record_id in self._pending:
                     batch.records[record_id] = self._pending.pop(record_id)
 
@@ -147,10 +204,15 @@ class Backlog:
     def refuse(self, tickets: Iterable[Ticket], error: ClusterError) -> set[RecordId]:
         """Refuse tickets, and whoever waits and built on their records; answers all that memory has to go back on."""
         touched: set[RecordId] = set()
+        refused: set[Ticket] = set()
         queue = list(tickets)
         while queue:
             ticket = queue.pop()
+            if ticket in refused:
+                continue
+            refused.add(ticket)
             ticket.is_taken = True
+            self._end_growth(ticket)
             self._answer(ticket, error)
             for record_id in ticket.ids - touched:
                 touched.add(record_id)
@@ -160,7 +222,8 @@ class Backlog:
 
     def refuse_all(self, error: ClusterError) -> set[RecordId]:
         """Refuse everybody who waits."""
-        touched = self.refuse([*self._urgent, *self._normal], error)
+        held = [ticket for ticket, _ in self._held]
+        touched = self.refuse([*self._urgent, *self._normal, *held, *self._growing.values()], error)
         self._urgent.clear()
         self._normal.clear()
         return touched

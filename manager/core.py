@@ -7,15 +7,16 @@ durable. What concerns many instances at once follows in portions, so that calls
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
-from cluster.errors import NotFoundError, UnavailableError
+from cluster.errors import ClusterError, NotFoundError, UnavailableError
 from cluster.payloads import ResourceEntry
 from cluster.process import LOG, without_collections
-from manager.backlog import Records
+from manager.backlog import Records, Ticket
 from manager.clock import CLOCK
 from manager.dispatcher import Broken, Dispatcher
 from manager.domain.aggregate import ClusterState
@@ -39,13 +40,14 @@ from manager.domain.policy import Policy
 from manager.domain.reconciliation import fence_ends_ms, lose_removed_nodes
 from manager.domain.registry import Dirty
 from manager.history import History
+from manager.portions import PORTION
 from manager.ports import Clock, Kind, Quarantined, RecordId, Store, StoreRunner
 from manager.sequences import PlanSequences
+from manager.turns import Turns
 from manager.writer import Writer
 
 REARM_MS: Final = 1000
 PURGE_PAUSE_MS: Final = 60_000
-PORTION: Final = 100
 HEARD_UNTIL: Final = "heard_until_ms"
 InstanceListener = Callable[[Sequence[InstanceKey]], None]
 
@@ -79,6 +81,7 @@ class Core:
         self.writer = Writer(store, self._revert, self._on_saved, runner)
         self.saved_records = self.writer.saved
         self.sequences = PlanSequences(self.touch_views)
+        self.turns = Turns()
         self.to_plan: dict[InstanceKey, None] = {}
         self.plan_wanted = asyncio.Event()
         self.has_room = False
@@ -185,16 +188,66 @@ class Core:
         With neither, it is done when all that is on its way is. `is_urgent`: somebody waits for an answer.
         """
         dirty = self.state.take_dirty()
-        ids = [(Kind.INSTANCE, str(key)) for key in awaited]
-        saved = self.writer.submit(self._records(dirty), dirty.events, awaited=ids, is_urgent=is_urgent)
-        if dirty.instances:
-            keys = tuple(dirty.instances)
+        saved = self.writer.submit(self._records(dirty), dirty.events, awaited=_ids(awaited), is_urgent=is_urgent)
+        self._follow_when(saved, dirty.instances)
+        return saved
+
+    def _follow_when(self, saved: asyncio.Future[None], keys: Iterable[InstanceKey]) -> None:
+        if keys := tuple(keys):
             saved.add_done_callback(lambda done: self._after_save(done, keys))
         if self.state.has_freed:
             self.state.has_freed = False
             saved.add_done_callback(lambda _: self.look_for_room())
         self.flush_views()
-        return saved
+
+    async def change(
+        self, job_ids: Collection[str], steps: Iterable[object], awaited: Iterable[InstanceKey] = ()
+    ) -> None:
+        """Change many instances of some jobs step by step, as a whole or not at all, and wait until that is durable.
+
+        Others are served in between, but for those who would change the same jobs here. What they save meanwhile has no
+        part of it; should a step or the store fail, memory goes back on all of it. Raises what a step raises, or
+        UnavailableError.
+        """
+        async with self.turns.of(job_ids):
+            saved = await self._take_steps(steps, awaited)
+        await asyncio.shield(saved)
+
+    async def _take_steps(self, steps: Iterable[object], awaited: Iterable[InstanceKey]) -> asyncio.Future[None]:
+        ticket = self.writer.begin()
+        if self.has_changes:
+            self.commit()  # of others, who need not wait for this
+        keys: dict[InstanceKey, None] = {}
+        try:
+            for position, _ in enumerate(steps, 1):
+                if position % PORTION == 0:
+                    self._gather(ticket, keys)
+                    await self._let_others(ticket)
+            self._gather(ticket, keys)
+        except BaseException:
+            self._give_up(ticket)
+            raise
+        self.writer.close(ticket, awaited=_ids(awaited))
+        self._follow_when(ticket.saved, keys)
+        return ticket.saved
+
+    async def _let_others(self, ticket: Ticket) -> None:
+        """Raises what it was refused for meanwhile."""
+        await asyncio.sleep(0)
+        if self.has_changes:
+            self.commit()
+        self.writer.extend(ticket, {}, ())
+
+    def _gather(self, ticket: Ticket, keys: dict[InstanceKey, None]) -> None:
+        dirty = self.state.take_dirty()
+        keys.update(dirty.instances)
+        self.writer.extend(ticket, self._records(dirty), dirty.events)
+        self.flush_views()
+
+    def _give_up(self, ticket: Ticket) -> None:
+        with contextlib.suppress(ClusterError):
+            self._gather(ticket, {})
+        self.writer.abandon(ticket)
 
     async def saved(self, awaited: Iterable[InstanceKey] = ()) -> None:
         """Commit and wait for it, ahead of what nobody waits for. Raises UnavailableError when the store fails."""
@@ -382,6 +435,10 @@ class Core:
         self.view_sequence += 1
         for listener in self._view_listeners:
             listener(node_ids)
+
+
+def _ids(keys: Iterable[InstanceKey]) -> list[RecordId]:
+    return [(Kind.INSTANCE, str(key)) for key in keys]
 
 
 def _key_of(name: str) -> InstanceKey:

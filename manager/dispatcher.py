@@ -16,9 +16,10 @@ from manager.domain.model import Instance, InstanceKey, Node, NodeKind
 
 FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 60.0
+LEAST_PAUSE_S: Final = 0.25
 ENGINE_DEPLOY_PERIODS: Final = 30.0
 ENGINE_DELETE_PERIODS: Final = 7.5
-MOST_PER_TICK: Final = 1000
+MOST_PER_TICK: Final = 200
 Identity = tuple[Verb, InstanceKey, int]
 
 
@@ -37,7 +38,8 @@ class Commander(Protocol):
 class Outstanding:
     """A command that its node has not confirmed. `due_mono_s` infinite: it waits for its node to be READY.
 
-    `first_mono_s` is when it was sent first, `sent_mono_s` when last.
+    `first_mono_s` is when it was sent first, `sent_mono_s` when last; what its node says up to `answer_mono_s` may
+    confirm it.
     """
 
     effect: Effect
@@ -45,6 +47,7 @@ class Outstanding:
     due_mono_s: float = -math.inf
     sent_mono_s: float = -math.inf
     first_mono_s: float | None = None
+    answer_mono_s: float = -math.inf
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Dispatcher:
     """Knows what is outstanding; `on_sent` is told of each command that went out, `on_broken` of what cannot be sent.
 
     Whatever is wrong with one command holds up no other. While there is no broker everything waits, and costs nothing.
+    `heard_until_s` tells up to when everything that nodes said was taken in: a confirmation that is only waiting to be
+    read is not missed.
     """
 
     def __init__(
@@ -74,6 +79,7 @@ class Dispatcher:
         self._clock = clock
         self.on_sent: Callable[[Node, Effect], None] = lambda _node, _effect: None
         self.on_broken: Callable[[Broken], None] = lambda _broken: None
+        self.heard_until_s = clock
         self._outstanding: dict[Identity, Outstanding] = {}
         self._by_key: defaultdict[InstanceKey, set[Identity]] = defaultdict(set)
         self._by_node: defaultdict[str, dict[Identity, None]] = defaultdict(dict)
@@ -117,13 +123,17 @@ class Dispatcher:
         """Repeat what is due; True where more of it is."""
         if self.commander is None or not self.commander.is_ready:
             return False
-        now = self._clock()
+        now, heard_s = self._clock(), self.heard_until_s()
         for _ in range(MOST_PER_TICK):
             if not self._due or self._due[0][0] > now:
                 return False
             due_s, _, identity = heapq.heappop(self._due)
             item = self._outstanding.get(identity)
-            if item is not None and item.due_mono_s == due_s:
+            if item is None or item.due_mono_s != due_s:
+                continue
+            if heard_s < item.answer_mono_s:
+                self._postpone(identity, item, max(item.answer_mono_s - heard_s, LEAST_PAUSE_S))
+            else:
                 self._try(identity)
         return True
 
@@ -137,7 +147,7 @@ class Dispatcher:
         for identity in self._by_node.get(node_id, ()):
             item = self._outstanding[identity]
             if item.sent_mono_s < sent_before_s:
-                item.attempts = 0
+                item.attempts, item.answer_mono_s = 0, -math.inf
                 self._postpone(identity, item, 0.0)
 
     def repeat(self, verb: Verb, key: InstanceKey, node_id: str, after_s: float) -> None:
@@ -145,6 +155,7 @@ class Dispatcher:
         for identity in self._by_key.get(key, ()):
             item = self._outstanding[identity]
             if item.effect.verb is verb and item.effect.node_id == node_id:
+                item.answer_mono_s = -math.inf
                 self._postpone(identity, item, after_s)
 
     def send_once(self, effect: Effect) -> bool:
@@ -182,7 +193,7 @@ class Dispatcher:
             item.attempts += 1
             self._postpone(identity, item, self._pause_s(node, item))
             if identity not in self.broken:
-                item.sent_mono_s = self._clock()
+                item.sent_mono_s, item.answer_mono_s = self._clock(), item.due_mono_s
                 item.first_mono_s = item.first_mono_s or item.sent_mono_s
                 self.on_sent(node, item.effect)
 

@@ -12,6 +12,7 @@ from typing import Final
 from manager.domain.model import Event, Instance, Job, Node
 
 MAX_KEPT: Final = 20_000
+TOLD_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,9 +85,9 @@ class History:
         with self._watching() as woken:
             while True:
                 fresh = self.after(last)
-                if fresh:
-                    last = fresh[-1].id
-                    yield fresh
+                for first in range(0, len(fresh), TOLD_AT_ONCE):
+                    yield fresh[first : first + TOLD_AT_ONCE]
+                last = fresh[-1].id if fresh else last
                 await woken.wait()
                 woken.clear()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -35,8 +36,8 @@ class Jobs:
         state = self._core.state
         return [state.instances[InstanceKey(job_id, number)] for number in sorted(state.of_job.get(job_id, {}))]
 
-    def replicate(self, job_id: str, wanted: int, actor: str) -> list[Instance]:
-        """Make it `wanted` instances; answers those that should run. Raises NotFoundError or InvalidInputError.
+    def replicating(self, job_id: str, wanted: int, actor: str) -> Iterator[Instance]:
+        """Make it `wanted` instances, one after the other. Raises NotFoundError or InvalidInputError.
 
         With none it is kept until it is deleted.
         """
@@ -47,20 +48,18 @@ class Jobs:
         at_ms = self._core.now_ms()
         state = self._core.state
         was_living = state.is_living(job_id)
-        for number in scaling.added:
-            key = InstanceKey(job_id, number)
-            [instance] = state.deploy([(key, job.spec)], actor, at_ms)
-            if not instance.is_replica:
-                state.put(replace(instance, is_replica=True))
-        state.delete([InstanceKey(job_id, number) for number in scaling.deleted], actor, at_ms)
+        added = [(InstanceKey(job_id, number), job.spec) for number in scaling.added]
+        for instance in state.deploying(added, actor, at_ms):
+            yield instance if instance.is_replica else state.put(replace(instance, is_replica=True))
+        yield from state.deleting([InstanceKey(job_id, number) for number in scaling.deleted], actor, at_ms)
         if wanted == 0 and was_living:
             state.keep_job(job_id, actor, at_ms)
-        return [item for item in self.instances(job_id) if item.is_desired]
 
-    def update(self, job_id: str, spec: JobSpec, update: Update, actor: str) -> Job:
-        """Begin a rolling change to `spec`, or begin it again where it failed. Raises NotFoundError or ConflictError.
+    def updating(self, job_id: str, spec: JobSpec, update: Update, actor: str) -> Iterator[object]:
+        """Begin a rolling change to `spec`, or begin it again where it failed, instance by instance.
 
-        Where it is under way, or every wanted instance has `spec` already, nothing is done.
+        Where it is under way, or every wanted instance has `spec` already, nothing is done. Raises NotFoundError or
+        ConflictError.
         """
         job = self.get(job_id)
         if not self._core.state.is_living(job_id):
@@ -71,29 +70,28 @@ class Jobs:
             raise ConflictError(f"the name of a job cannot change (it is {job.spec.name!r})", field="spec.name")
         instances = self.instances(job_id)
         if is_there(job, instances, spec):
-            return job
+            return
         fallback = fallback_of(job, instances, spec)
-        started = begin(job, spec, replace(update, old=fallback), actor, self._core.now_ms())
-        self._core.state.put_job(started)
-        return self._set_off(job_id)
+        at_ms = self._core.now_ms()
+        yield from self._setting_off(
+            job_id, lambda current: begin(current, spec, replace(update, old=fallback), actor, at_ms)
+        )
 
-    def control(self, job_id: str, phase: UpdatePhase, actor: str) -> Job:
-        """Pause, resume or roll back an update. Raises NotFoundError or ConflictError."""
-        job = self.get(job_id)
-        changed = controlled(job, phase, actor, self._core.now_ms())
-        if changed is job:
-            return job
-        self._core.state.put_job(changed)
-        return self._set_off(job_id)
+    def controlling(self, job_id: str, phase: UpdatePhase, actor: str) -> Iterator[object]:
+        """Pause, resume or roll back an update, instance by instance. Raises NotFoundError or ConflictError."""
+        job, at_ms = self.get(job_id), self._core.now_ms()
+        if controlled(job, phase, actor, at_ms) is not job:
+            yield from self._setting_off(job_id, lambda current: controlled(current, phase, actor, at_ms))
 
-    def _set_off(self, job_id: str) -> Job:
+    def _setting_off(self, job_id: str, change: Callable[[Job], Job]) -> Iterator[object]:
         """Try again what failed on the specification that the job is brought to, and take the first step."""
-        job = self._core.state.jobs[job_id]
+        job = change(self.get(job_id))
         if job.update is not None:
             target = target_of(job, job.update)
             for number in ended_early(job, self.instances(job_id)):
-                self._core.state.redeploy(InstanceKey(job_id, number), target, self._core.now_ms())
-        return self.advance(job_id)
+                yield self._core.state.redeploy(InstanceKey(job_id, number), target, self._core.now_ms())
+        self._core.state.put_job(change(self.get(job_id)))
+        yield self.advance(job_id)
 
     def advance(self, job_id: str) -> Job:
         """Take the next step of an update under way."""

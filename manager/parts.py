@@ -89,6 +89,7 @@ def build(
     bridge = (make_bridge or _bridge_to(settings))(client_id, core.counters, core.hearing)
     intake = Intake(core, bridge, detector)
     bridge.on_ready = intake.wake
+    core.dispatcher.heard_until_s = intake.heard_until_s
     commander, address = MqttCommander(bridge, core), RootSettings().network_plugin_address
     network = NetworkPlugin(core, commander, address) if address else None
     core.dispatcher.commander = network or commander

@@ -177,7 +177,7 @@ class Reconciler:
         return self._is_recent(max(back_s, core.state.live[node.id].back_mono_s), node.id)
 
     def _is_recent(self, at_s: float, node_id: str) -> bool:
-        """Whether a node has not yet had the time for an answer since then."""
+        """Whether a node has not yet had the time for an answer since then; one that waits to be read was in time."""
         deadline_ms = self._core.state.first_deadline_ms(node_id, 0) or 0
         return self._core.applied_until_s() - at_s < deadline_ms / 1000
 

@@ -17,9 +17,10 @@ from typing import Final, TypeVar
 
 from cluster.errors import ClusterError, InvalidInputError, StaleWriteError, UnavailableError
 from cluster.process import LOG, without_collections
-from manager.backlog import Backlog, Batch, Records, Ticket, change_of
+from manager.backlog import MAX_BATCH, Backlog, Batch, Records, Ticket, change_of
 from manager.domain.model import Logged
 from manager.ports import (
+    Change,
     Contents,
     RecordId,
     Store,
@@ -34,6 +35,7 @@ from manager.saved import Saved
 Result = TypeVar("Result")
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 5.0
+TAKEN_AT_ONCE: Final = MAX_BATCH
 
 
 class StoreThread:
@@ -136,6 +138,31 @@ class Writer:
         self._wake.set()
         return saved
 
+    def begin(self) -> Ticket:
+        """A submission that comes in parts, of which nothing is saved before it is closed. Raises UnavailableError."""
+        if self.failure:
+            raise self._away()
+        return self._backlog.begin()
+
+    def extend(self, ticket: Ticket, records: Records, events: Sequence[Logged]) -> None:
+        """Add records to it. Raises what it was refused for meanwhile: these are taken back as well."""
+        if ticket.saved.done():
+            self._revert(records)
+            raise ticket.saved.exception() or RuntimeError("the submission is closed")
+        self._backlog.extend(ticket, records, events)
+
+    def close(self, ticket: Ticket, *, awaited: Iterable[RecordId] = ()) -> None:
+        """It is whole, and somebody waits for it and for those of `awaited` that are on their way."""
+        self._backlog.close(ticket, awaited, is_urgent=True)
+        self._wake.set()
+
+    def abandon(self, ticket: Ticket) -> None:
+        """It will not be whole: all of it is taken back, and whoever built on it is refused."""
+        if not ticket.saved.done():
+            error = UnavailableError("a change that was on its way was given up; repeat the call")
+            self._revert(self._backlog.refuse([ticket], error))
+            self._wake.set()
+
     @property
     def backlog(self) -> int:
         """How many records are on their way."""
@@ -185,17 +212,22 @@ class Writer:
         changes, events = batch.changes(self.saved), batch.logged
         try:
             conflicts = await self._runner.call(lambda: self._store.write(changes, events)) if changes or events else []
+            lost = {(change.kind, change.id) for change in conflicts}
+            await self._take_over([change for change in changes if (change.kind, change.id) not in lost])
         finally:
             self._backlog.writing = None
-        lost = {(change.kind, change.id) for change in conflicts}
-        for change in changes:
-            if (change.kind, change.id) not in lost:
-                self.saved.put((change.kind, change.id), change.record)
         done = [ticket for ticket in batch.tickets if not lost & ticket.ids]
         self._on_saved([logged for ticket in done for logged in ticket.events])
         self._backlog.answer(done)
         if lost:
             await self._yield_to_others([ticket for ticket in batch.tickets if lost & ticket.ids], lost)
+
+    async def _take_over(self, changes: Sequence[Change]) -> None:
+        """These are durable; of many, some at a time."""
+        for position, change in enumerate(changes, 1):
+            self.saved.put((change.kind, change.id), change.record)
+            if position % TAKEN_AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     async def _yield_to_others(self, refused: list[Ticket], lost: set[RecordId]) -> None:
         """Another process changed records: theirs is taken over, and only who touched these is refused."""
@@ -223,7 +255,11 @@ class Writer:
         self._revert(refused)
 
     def _revert(self, record_ids: Iterable[RecordId]) -> None:
-        if found := {record_id: self.saved.get(record_id) for record_id in record_ids}:
+        """What is in the write under way counts as saved: should that fail, it is taken back with it."""
+        writing = self._backlog.writing
+        written = writing.records if writing else {}
+        found = {name: written[name] if name in written else self.saved.get(name) for name in record_ids}
+        if found:
             self._on_revert(found)
 
     async def _recover(self, batch: Batch) -> None:

@@ -7,7 +7,7 @@ No IO and no clock: times are passed in (`now_ms` since 1970, `now_mono_s` monot
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -110,7 +110,13 @@ class ClusterState(JobRegistry):
         `rerun_id` is the id of a request that asks for another run of what has ended: a new one starts it, the last one
         again does not.
         """
-        return [self._deploy_one(key, spec, actor, now_ms, rerun_id) for key, spec in wanted]
+        return list(self.deploying(wanted, actor, now_ms, rerun_id=rerun_id))
+
+    def deploying(
+        self, wanted: Iterable[tuple[InstanceKey, JobSpec]], actor: str, now_ms: int, *, rerun_id: str = ""
+    ) -> Iterator[Instance]:
+        """`deploy`, one after the other."""
+        return (self._deploy_one(key, spec, actor, now_ms, rerun_id) for key, spec in wanted)
 
     def _deploy_one(self, key: InstanceKey, spec: JobSpec, actor: str, now_ms: int, rerun_id: str) -> Instance:
         self.put_job_spec(key.job_id, spec, actor, now_ms)
@@ -135,11 +141,16 @@ class ClusterState(JobRegistry):
 
     def delete(self, keys: Iterable[InstanceKey], actor: str, now_ms: int) -> list[Instance]:
         """Save that instances should not run; number -1 means all of the job. Unknown ones are passed over."""
+        return list(self.deleting(keys, actor, now_ms))
+
+    def deleting(self, keys: Iterable[InstanceKey], actor: str, now_ms: int) -> Iterator[Instance]:
+        """`delete`, one after the other."""
         keys = tuple(keys)
-        deleted = [self._delete_one(key, actor, now_ms) for key in self._expand(keys)]
+        for key in self._expand(keys):
+            if key in self.instances:
+                yield self._delete_one(key, actor, now_ms)
         for job_id in {key.job_id: None for key in keys if self._ends_job(key, actor)}:
             self._end_kept(job_id)
-        return deleted
 
     def keep_job(self, job_id: str, actor: str, now_ms: int) -> None:
         """A job that was scaled to no instances lives on until it is deleted."""

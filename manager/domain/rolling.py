@@ -13,6 +13,7 @@ from manager.domain.job_registry import noted
 from manager.domain.model import Instance, InstanceState, Job, Update, UpdatePhase
 
 SETTLE_MS: Final = 2_000
+CHANGED_AT_ONCE: Final = 200
 CRASH_MEMORY_MS: Final = 60_000
 MOVING = (UpdatePhase.ROLLING, UpdatePhase.ROLLING_BACK)
 _PLACED: Final = ("placed", "move_started")
@@ -72,7 +73,7 @@ def ended_early(job: Job, instances: Iterable[Instance]) -> list[int]:
 
 
 def step(job: Job, instances: Sequence[Instance], now_ms: int) -> Step:
-    """What to do next: change further instances, finish, fail or roll back."""
+    """What to do next: change further instances, finish, fail or roll back. Of a large batch it changes a part."""
     update = job.update
     if update is None or update.phase not in MOVING:
         return Step(job=job)
@@ -87,7 +88,7 @@ def step(job: Job, instances: Sequence[Instance], now_ms: int) -> Step:
         return Step(job=_failed(job, update, late[0], now_ms))
     if not waiting and not unhealthy:
         return Step(job=_finished(job, update, target, now_ms))
-    room = update.batch_size - len(unhealthy)
+    room = min(update.batch_size - len(unhealthy), CHANGED_AT_ONCE)
     chosen = sorted(item.key.number for item in waiting)[: max(room, 0)]
     began.update(dict.fromkeys(chosen, now_ms))
     progress = f"{len(desired) - len(waiting) - len(unhealthy)} of {len(desired)} are changed and healthy"

@@ -30,8 +30,9 @@ from manager.mqtt.broker import Broker
 from manager.mqtt.inbox import Incoming
 
 BATCH: Final = 200
+OTHERS_AT_ONCE: Final = 500  # each time it is waited until what they change is saved
 CHANGES_AT_ONCE: Final = 100
-BYTES_AT_ONCE: Final = 32 * 1024  # lists are long, and take as long as they are
+BYTES_AT_ONCE: Final = 128 * 1024  # lists are long, and take as long as they are
 UNKNOWN_NODE_PERIOD_S: Final = 30.0
 MAX_ORPHANS: Final = 1000
 SUBSCRIBING_S: Final = 0.5  # engines deliver what they stored before they subscribe
@@ -56,6 +57,10 @@ class Intake:
     def applied_until_s(self) -> float:
         """Up to when whatever arrived of states and lists has been applied: what came since waits for a slow save."""
         return min(self._core.clock.mono_s(), self._held_since_s, self._broker.inbox.others_since_s)
+
+    def heard_until_s(self) -> float:
+        """Up to when everything that nodes said of their instances was received, applied and saved."""
+        return min(self._core.hearing.as_of_s, self.applied_until_s())
 
     def wake(self) -> None:
         """Messages wait."""
@@ -158,14 +163,12 @@ class Intake:
             self._has_others.clear()
             while inbox.has_others:
                 await self._core.writer.working.wait()
-                messages = inbox.take_others(BATCH)
-                self._held_since_s = min((message.mono_s for message in messages), default=inf)
-                await self._take_others(messages)
-                self._held_since_s = inf
+                await self._take_others(inbox.take_others(OTHERS_AT_ONCE))
                 await asyncio.sleep(0)
 
     async def _take_others(self, messages: list[Incoming]) -> None:
         """Apply, save, send, acknowledge. A state that the store refused is applied again; newer lists will come."""
+        self._held_since_s = min((message.mono_s for message in messages), default=inf)
         while messages:
             await self._core.writer.working.wait()
             if await self._apply(messages):
@@ -173,6 +176,7 @@ class Intake:
             messages = [message for message in messages if message.channel is Channel.STATE]
         for message in messages:
             self._broker.acknowledge(message)
+        self._held_since_s = inf
 
     async def _apply(self, messages: list[Incoming]) -> bool:
         """Whether what follows from these messages is durable. Long lists are applied in portions, in order."""

@@ -18,6 +18,7 @@ from manager.drain import Drain
 from manager.jobs import Jobs
 from manager.moves import Mover
 from manager.nodes import Nodes
+from manager.portions import in_portions
 from manager.rpc.checks import checked_job_id, checked_spec
 from manager.rpc.reading import Reader
 
@@ -60,21 +61,17 @@ class OperationsServicer(manager_pb2_grpc.ManagerServiceServicer):
 
     async def ReplicateJob(self, request: pb.ReplicateJobRequest, context: Context) -> pb.ReplicateJobResponse:
         """Set the number of instances of a job."""
-        job_id = checked_job_id(request.job_id)
-        self._core.require_store()
-        self._jobs.replicate(job_id, request.instance_count, request.actor or "operator")
-        await self._core.saved()
-        desired = (item for item in self._jobs.instances(job_id) if item.is_desired)
-        return pb.ReplicateJobResponse(instances=map(self._reader.instance, desired))
+        job_id, actor = checked_job_id(request.job_id), request.actor or "operator"
+        await self._core.change([job_id], self._jobs.replicating(job_id, request.instance_count, actor))
+        desired = [item async for item in in_portions(self._jobs.instances(job_id)) if item.is_desired]
+        return pb.ReplicateJobResponse(instances=[self._reader.instance(item) async for item in in_portions(desired)])
 
     async def UpdateJob(self, request: pb.UpdateJobRequest, context: Context) -> pb.UpdateJobResponse:
         """Change the specification of all instances of a job, in batches behind a health gate."""
         job_id = checked_job_id(request.job_id)
         spec = checked_spec(spec_from_proto(request.spec), "spec")
         update = _update(request.strategy, request.HasField("strategy"), spec)
-        self._core.require_store()
-        self._jobs.update(job_id, spec, update, request.actor or "operator")
-        await self._core.saved()
+        await self._core.change([job_id], self._jobs.updating(job_id, spec, update, request.actor or "operator"))
         return pb.UpdateJobResponse(job=self._reader.job(self._jobs.get(job_id)))
 
     async def ControlUpdate(self, request: pb.ControlUpdateRequest, context: Context) -> pb.ControlUpdateResponse:
@@ -83,9 +80,7 @@ class OperationsServicer(manager_pb2_grpc.ManagerServiceServicer):
         phase = _PHASES.get(request.control)
         if phase is None:
             raise InvalidInputError("control must be PAUSE, RESUME or ROLL_BACK", field="control")
-        self._core.require_store()
-        self._jobs.control(job_id, phase, request.actor or "operator")
-        await self._core.saved()
+        await self._core.change([job_id], self._jobs.controlling(job_id, phase, request.actor or "operator"))
         return pb.ControlUpdateResponse(job=self._reader.job(self._jobs.get(job_id)))
 
     async def CordonNode(self, request: pb.CordonNodeRequest, context: Context) -> pb.CordonNodeResponse:

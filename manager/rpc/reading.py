@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from manager.domain.model import Event, Instance, InstanceKey, InstanceState, Jo
 from manager.domain.silence import as_heard, queued
 from manager.figures import instance_counts, node_counts
 from manager.history import Entry
+from manager.portions import in_portions
 from manager.ports import Kind
 from manager.rpc.convert import (
     INSTANCE_STATES,
@@ -99,13 +101,16 @@ class Reader:
         """A job with the sum of its instances."""
         return job_to_proto(job, map(self._shown, self._saved.of_job(job.id)))
 
-    def jobs(self, request: manager_pb2.ListJobsRequest) -> manager_pb2.ListJobsResponse:
-        """A page of jobs by id."""
+    async def jobs(self, request: manager_pb2.ListJobsRequest) -> manager_pb2.ListJobsResponse:
+        """A page of jobs by id. Each counts its instances, so that others are served between them."""
         jobs = (self._saved.jobs[job_id] for job_id in self._saved.job_ids.after(request.page_token or None))
         found = (job for job in jobs if request.name in ("", job.spec.name))
         chosen, has_more = page(found, size_of(request.page_size))
-        token = chosen[-1].id if has_more else ""
-        return manager_pb2.ListJobsResponse(jobs=map(self.job, chosen), next_page_token=token)
+        response = manager_pb2.ListJobsResponse(next_page_token=chosen[-1].id if has_more else "")
+        for job in chosen:
+            response.jobs.append(self.job(job))
+            await asyncio.sleep(0)
+        return response
 
     def find_job(self, reference: str) -> Job:
         """The job of an id, the living one of a name, or the last one that had it.
@@ -117,10 +122,13 @@ class Reader:
             raise NotFoundError(f"there is no job {reference!r}", field="job")
         return job
 
-    def get_job(self, request: manager_pb2.GetJobRequest) -> manager_pb2.GetJobResponse:
+    async def get_job(self, request: manager_pb2.GetJobRequest) -> manager_pb2.GetJobResponse:
         """One job with its instances."""
         job = self.find_job(request.job)
-        return manager_pb2.GetJobResponse(job=self.job(job), instances=map(self.instance, self._saved.of_job(job.id)))
+        instances = list(self._saved.of_job(job.id))
+        response = manager_pb2.GetJobResponse(job=self.job(job))
+        response.instances.extend([self.instance(item) async for item in in_portions(instances)])
+        return response
 
     # Instances
 

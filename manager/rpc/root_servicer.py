@@ -58,16 +58,17 @@ class RootServicer(manager_pb2_grpc.ManagerServiceServicer):
     ) -> pb.DecideRootDeletesResponse:
         """Delete what the root ordered deleted, or keep what it does not know."""
         self._core.require_store()
+        doomed: list[InstanceKey] = []
         if request.decision == root_pb2.ROOT_DECISION_KEEP:
             job_ids = self._roots.keep()
             told = "root_workloads_kept", f"{len(job_ids)} jobs that the root does not know stay by decision"
         elif request.decision == root_pb2.ROOT_DECISION_CONFIRM_DELETES:
             job_ids = self._roots.release()
             told = "root_deletes_confirmed", f"{len(job_ids)} jobs are deleted as the root ordered"
-            self._core.state.delete([InstanceKey(job_id, ALL) for job_id in job_ids], ROOT, self._core.now_ms())
+            doomed = [InstanceKey(job_id, ALL) for job_id in job_ids]
         else:
             raise InvalidInputError("decide to confirm the deletes or to keep the workloads", field="decision")
-        await self._core.saved()
+        await self._core.change(set(job_ids), self._core.state.deleting(doomed, ROOT, self._core.now_ms()))
         self._roots.tell(*told)
         return pb.DecideRootDeletesResponse(root=self._message(), job_ids=job_ids)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -15,13 +15,14 @@ from cluster.v1 import manager_pb2 as pb
 from manager import worker_client
 from manager.core import Core
 from manager.detector import Detector
-from manager.domain.model import Instance, Node
+from manager.domain.model import Instance, InstanceKey, Node
 from manager.explain import summary
 from manager.foreign_logs import told_output
 from manager.jobs import Jobs
 from manager.moves import Mover
 from manager.nodes import Nodes
 from manager.planner import Planner
+from manager.portions import in_portions
 from manager.roots import Roots
 from manager.rpc.checks import check_batch, checked_key, checked_registration, checked_rerun_id, checked_spec, spec_at
 from manager.rpc.convert import quarantined_to_proto, registration_from_proto
@@ -94,39 +95,47 @@ class ManagerServicer(OperationsServicer, RootServicer, OrphanServicer):
         check_batch(request.deployments, "deployments")
         rerun_id = checked_rerun_id(request.request_id) if request.is_rerun else ""
         specs = [
-            checked_spec(spec_from_proto(spec), f"specs.{position}") for position, spec in enumerate(request.specs)
+            checked_spec(spec_from_proto(spec), f"specs.{position}")
+            async for position, spec in in_portions(enumerate(request.specs))
         ]
-        wanted = [(checked_key(item.key, minimum=0), spec_at(specs, item.spec_index)) for item in request.deployments]
+        wanted = [
+            (checked_key(item.key, minimum=0), spec_at(specs, item.spec_index))
+            async for item in in_portions(request.deployments)
+        ]
+        job_ids = {key.job_id for key, _ in wanted}
         self._core.require_store()
-        at_ms = self._core.now_ms()
-        instances = self._core.state.deploy(wanted, request.actor or "operator", at_ms, rerun_id=rerun_id)
-        self._roots.note_route(route_of(request.route), {key.job_id for key, _ in wanted})
-        await self._core.saved([item.key for item in instances])
-        return pb.DeployInstancesResponse(instances=self._newest(instances))
+        self._roots.note_route(route_of(request.route), job_ids)
+        actor, at_ms = request.actor or "operator", self._core.now_ms()
+        steps = self._core.state.deploying(wanted, actor, at_ms, rerun_id=rerun_id)
+        return pb.DeployInstancesResponse(instances=await self._change(job_ids, steps))
 
     async def DeleteInstances(self, request: pb.DeleteInstancesRequest, context: Context) -> pb.DeleteInstancesResponse:
-        """Save that instances should not run."""
+        """Save that instances should not run, all or none."""
         check_batch(request.keys, "keys")
-        keys = [checked_key(key, minimum=-1) for key in request.keys]
+        keys = [checked_key(key, minimum=-1) async for key in in_portions(request.keys)]
         self._core.require_store()
         admitted = self._roots.admit_deletes(keys, request.actor)
-        instances = self._core.state.delete(admitted, request.actor or "operator", self._core.now_ms())
-        await self._core.saved([item.key for item in instances])
-        return pb.DeleteInstancesResponse(instances=self._newest(instances))
+        steps = self._core.state.deleting(admitted, request.actor or "operator", self._core.now_ms())
+        changed = await self._change({key.job_id for key in admitted}, steps)
+        return pb.DeleteInstancesResponse(instances=changed)
 
-    def _newest(self, instances: Iterable[Instance]) -> list[Any]:
+    async def _change(self, job_ids: Collection[str], steps: Iterable[Instance]) -> list[Any]:
+        """The instances that the steps answer, as they then are saved."""
+        changed: list[Instance] = []
+        keys: list[InstanceKey] = []
+        await self._core.change(job_ids, _noted(steps, changed, keys), awaited=keys)
         saved = self._core.saved_records.instances
-        return [self._reader.instance(saved.get(item.key, item)) for item in instances]
+        return [self._reader.instance(saved.get(item.key, item)) async for item in in_portions(changed)]
 
     # Reading
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
         """A page of jobs by id."""
-        return self._reader.jobs(request)
+        return await self._reader.jobs(request)
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> pb.GetJobResponse:
         """One job with its instances."""
-        return self._reader.get_job(request)
+        return await self._reader.get_job(request)
 
     async def ListInstances(self, request: pb.ListInstancesRequest, context: Context) -> pb.ListInstancesResponse:
         """A page of instances by job and number."""
@@ -218,6 +227,13 @@ class ManagerServicer(OperationsServicer, RootServicer, OrphanServicer):
     async def GetStatus(self, request: pb.GetStatusRequest, context: Context) -> pb.GetStatusResponse:
         """How the cluster stands."""
         return self._reader.status(self._parts(), self._cluster_name)
+
+
+def _noted(steps: Iterable[Instance], changed: list[Instance], keys: list[InstanceKey]) -> Iterator[Instance]:
+    for instance in steps:
+        changed.append(instance)
+        keys.append(instance.key)
+        yield instance
 
 
 def add(servicer: ManagerServicer) -> Callable[[grpc.aio.Server], None]:

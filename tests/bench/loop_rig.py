@@ -17,11 +17,12 @@ from bench.loop_parts import Chooser, Held, Inline, Taker, driven, pieces
 from bench.residents import Residents
 from structlog.testing import capture_logs
 
+from cluster.convert import spec_to_proto
 from cluster.errors import UnavailableError
 from cluster.topics import Channel
-from cluster.v1 import manager_pb2, node_pb2
+from cluster.v1 import instance_pb2, manager_pb2, node_pb2
 from manager.backlog import MAX_BATCH
-from manager.core import PORTION, Core
+from manager.core import Core
 from manager.detector import INSTANCES_AT_ONCE, Detector
 from manager.dispatcher import Dispatcher
 from manager.domain.engines import exclusions
@@ -37,11 +38,15 @@ from manager.mqtt import intake, leases
 from manager.mqtt.inbox import Incoming
 from manager.mqtt.intake import Intake
 from manager.planning import BATCH, Planning
+from manager.portions import PORTION
+from manager.ports import Kind
 from manager.root.backlog import Backlog
 from manager.root.portion import MAX_INSTANCES
 from manager.roots import Roots
 from manager.rpc import watch
+from manager.rpc.checks import MAX_BATCH as MAX_CALL
 from manager.rpc.reading import Reader
+from manager.rpc.servicer import ManagerServicer
 from testbed.full_store import WAITING_JOB, WIDE_JOB, Layout, contents
 
 PENDING: Final = 1_000
@@ -94,6 +99,15 @@ def steps(rig: Rig) -> dict[str, Step]:
         "a batch of inventories of 10": Step(lambda: rig.intake._take_others(rig.inventories)),
         "views of a portion of nodes": Step(lambda: watch._deltas(core, reader, rig.some_nodes)),
         "a write of 500 is answered": Step(core.writer._write_next, rig.change),
+        "deploy 10,000": Step(lambda: rig.servicer.DeployInstances(rig.deploy_all, None), waits=True),
+        "scale a job on every node to none": Step(lambda: rig.servicer.ReplicateJob(rig.to_none, None), waits=True),
+        "delete a job on every node": Step(lambda: rig.servicer.DeleteInstances(rig.delete_wide, None), waits=True),
+        "a write of 10,000 is answered": Step(core.writer._write_next, rig.deploy_many),
+        "10,000 that were not saved are taken back": Step(rig.undo, rig.deploy_many),
+        "a job on every node, with its instances": Step(
+            lambda: reader.get_job(manager_pb2.GetJobRequest(job=WIDE_JOB))
+        ),
+        "a page of jobs": Step(lambda: reader.jobs(manager_pb2.ListJobsRequest(page_size=100))),
         "a portion of follow-ups": Step(core._follow_portion, lambda: core._followed.extend(rig.some_keys[:PORTION])),
         "a full garbage collection": Step(gc.collect),
         "take over what is saved": Step(rig.take_over),
@@ -121,6 +135,7 @@ class Rig:
         self.some_nodes = list(state.nodes)[: watch.CHUNK]
         self.some_keys = list(state.instances)[:MAX_BATCH]
         self._lay_messages()
+        self._lay_calls()
 
     def _build(self) -> None:
         core, taker = self.core, Taker()
@@ -132,6 +147,8 @@ class Rig:
         self.intake = Intake(core, taker, self.detector)
         self.planning = Planning(core, Chooser(self._layout.node_id(1)))
         self.backlog = self._backlog()
+        nobody: Any = None
+        self.servicer: Any = ManagerServicer(core, nobody, nobody, self.jobs, self.detector, "cluster", list)
         self.undo()
 
     def _hear_all(self) -> None:
@@ -155,10 +172,19 @@ class Rig:
             if not self.core.state.nodes[node_id].registration.dialect.is_engine
         ]
 
+    def _lay_calls(self) -> None:
+        everything = manager_pb2.DeployInstancesRequest(specs=[spec_to_proto(self._layout.spec(WIDE_JOB))])
+        for number in range(MAX_CALL):
+            everything.deployments.add(key=instance_pb2.InstanceKey(job_id="m" * 24, number=number))
+        self.deploy_all = everything
+        self.to_none = manager_pb2.ReplicateJobRequest(job_id=WIDE_JOB)
+        all_of_it = instance_pb2.InstanceKey(job_id=WIDE_JOB, number=-1)
+        self.delete_wide = manager_pb2.DeleteInstancesRequest(keys=[all_of_it])
+
     def undo(self) -> None:
         """Whatever was changed since the last write is taken back."""
         core, writer = self.core, self.core.writer
-        core.commit().add_done_callback(lambda saved: saved.cancelled() or saved.exception())
+        core.commit()
         writer._revert(writer._backlog.refuse_all(UnavailableError("it was only a measurement")))
         core.to_plan.clear()
         core._followed.clear()
@@ -202,6 +228,14 @@ class Rig:
             instance = self.core.state.apply(key, event, self.core.now_ms())
             self.core.state.put(replace(instance, detail="changed"))
         self.core.commit()
+
+    def deploy_many(self) -> None:
+        """As many new instances as one call may ask for are on their way to the store; those of last time are gone."""
+        state, saved = self.core.state, self.core.saved_records
+        for key in [InstanceKey("m" * 24, number) for number in state.of_job.get("m" * 24, ())]:
+            saved.put((Kind.INSTANCE, str(key)), None)
+            state.revert_instance(key, None)
+        list(pieces(self.servicer.DeployInstances(self.deploy_all, None), waits=True))
 
     # Steps
 

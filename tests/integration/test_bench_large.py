@@ -31,7 +31,7 @@ from testbed.waiting import wait_until
 NODES = 10
 QUIET_S = TELEMETRY_S * 1.25
 BUSY = -1.0
-STEPS = 27
+STEPS = 34
 BRIEF = storm.Times(steady_s=0.5, silence_s=4.5, watch_s=60.0, replace_s=0.0, settle_s=1.0)
 HASTY = {"LEASE_S": "3", "GRACE_S": "60"}  # longer than the crowd's telemetry takes, shorter than its silence
 

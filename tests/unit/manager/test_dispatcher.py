@@ -71,6 +71,42 @@ def test_a_command_is_repeated_after_five_seconds_doubling_to_sixty() -> None:
     assert wire.pass_time(200) == []
 
 
+def test_what_may_be_confirmed_in_a_message_that_waits_to_be_read_is_not_repeated() -> None:
+    """Answers are taken in with a delay: repeated is what is not confirmed by what was said within its pause."""
+    wire = Wire(registration=_worker())
+    wire.dispatcher.heard_until_s = lambda: wire.now - 20.0
+    wire.dispatcher.consider(Life().place().instance)
+    assert wire.pass_time(24) == []
+    [repeated_s] = wire.pass_time(20)
+    assert 25.0 <= repeated_s <= 45.0
+    wire.dispatcher.heard_until_s = lambda: wire.now
+    assert wire.pass_time(20) != []
+
+
+def test_a_confirmation_that_was_read_late_ends_the_repetition_before_it_begins() -> None:
+    """However late."""
+    wire = Wire(registration=_worker())
+    wire.dispatcher.heard_until_s = lambda: min(wire.now, 3.0)
+    life = Life().place()
+    wire.dispatcher.consider(life.instance)
+    assert wire.pass_time(100) == []
+    wire.dispatcher.consider(life.see(Seen.STARTING).instance)
+    wire.dispatcher.heard_until_s = lambda: wire.now
+    assert wire.pass_time(100) == []
+
+
+def test_a_node_that_is_back_is_told_again_however_late_others_are_read() -> None:
+    """What it was told before may have been lost: no confirmation is waited for. The same where it says so itself."""
+    wire = Wire(registration=_worker())
+    wire.dispatcher.heard_until_s = lambda: 0.0
+    wire.dispatcher.consider(Life().place().instance)
+    wire.pass_time(10)
+    wire.dispatcher.repeat_for("n1")
+    assert wire.pass_time(1) == [11.0]
+    wire.dispatcher.repeat(Verb.DEPLOY, KEY, "n1", 2.0)
+    assert wire.pass_time(5) == [13.0]
+
+
 def test_nothing_is_repeated_to_a_node_that_is_not_ready() -> None:
     """A node that is not heard gets it once; when it is back, at once again."""
     wire = Wire(registration=_worker())

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from itertools import groupby
+from math import inf
 
 import pytest
 from hypothesis import given, settings
@@ -171,3 +172,16 @@ def test_it_is_written_while_it_is_read() -> None:
     writer.join()
     taken += post.others()
     assert taken == list(range(1, 20_001))
+
+
+def test_how_long_the_oldest_has_waited_is_known() -> None:
+    """Of what is not telemetry; a list that was superseded counts no more."""
+    post = Post()
+    assert post.inbox.others_since_s == inf
+    post.put("telemetry")
+    assert post.inbox.others_since_s == inf
+    post.put("inventory")
+    state, _ = post.put("state"), post.put("inventory")
+    assert post.inbox.others_since_s == state
+    post.others()
+    assert post.inbox.others_since_s == inf

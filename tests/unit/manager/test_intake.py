@@ -332,3 +332,21 @@ async def test_last_words_that_are_not_told_again_are_as_they_were(desk: Desk) -
     assert await told(logs="") == ""
     assert await told(logs="bye") == "bye"
     assert await told(generation=desk.live.instance(KEY).generation - 1) is None
+
+
+async def test_what_nodes_said_is_heard_when_it_is_saved(desk: Desk) -> None:
+    """Until then, and while it waits to be read, whoever waits for a confirmation cannot know that there is none."""
+    node = await _placed(desk)
+    assert desk.intake.heard_until_s() == desk.core.hearing.as_of_s
+    desk.live.store.hold()
+    said_s = desk.state(node, "RUNNING").mono_s
+    await wait_until_async(lambda: desk.live.instance(KEY).state is S.RUNNING)
+    desk.live.clock.pass_time(7)
+    desk.live.hear(node.id)
+    later_s = desk.state(node, "RUNNING", status_detail="more").mono_s
+    assert (desk.intake.heard_until_s(), later_s) == (said_s, said_s + 7)
+    desk.live.clock.pass_time(7)
+    desk.live.hear(node.id)
+    desk.live.store.let_go()
+    await desk.quiet()
+    assert desk.intake.heard_until_s() == desk.live.clock.mono_s()

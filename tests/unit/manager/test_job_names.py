@@ -32,6 +32,11 @@ class Book:
         wanted = [(InstanceKey(job_id, number), spec(**facts)) for number in range(count)]
         self.state.deploy(wanted, actor, at_ms)
 
+    def scale(self, job_id: str, wanted: int, actor: str) -> list[Instance]:
+        """Answers those that should run."""
+        list(self.jobs.replicating(job_id, wanted, actor))
+        return [item for item in self.jobs.instances(job_id) if item.is_desired]
+
     def delete(self, job_id: str, number: int = -1, actor: str = "operator") -> list[Instance]:
         return self.state.delete([InstanceKey(job_id, number)], actor, NOW)
 
@@ -55,7 +60,7 @@ def test_a_job_scaled_to_none_is_kept() -> None:
     """Over the retention and a restart; it is listed without instances and not called deleted."""
     book = Book()
     book.deploy("j", 3)
-    assert book.jobs.replicate("j", 0, "operator") == []
+    assert book.scale("j", 0, "operator") == []
     book.forget_the_dead()
     book.restart()
     assert not book.state.instances
@@ -68,9 +73,9 @@ def test_a_job_scaled_to_none_is_scaled_up_again() -> None:
     """With the specification that it had; and from then on it ends with its last instance."""
     book = Book()
     book.deploy("j", 2, image="mine")
-    book.jobs.replicate("j", 0, "operator")
+    book.scale("j", 0, "operator")
     book.forget_the_dead()
-    again = book.jobs.replicate("j", 2, "operator")
+    again = book.scale("j", 2, "operator")
     assert [(item.key.number, item.spec.image) for item in again] == [(0, "mine"), (1, "mine")]
     book.delete("j", 0)
     book.delete("j", 1)
@@ -83,7 +88,7 @@ def test_a_delete_of_all_ends_a_job_without_instances() -> None:
     for has_instances in (False, True):
         book = Book()
         book.deploy("j", 2)
-        book.jobs.replicate("j", 0, "operator")
+        book.scale("j", 0, "operator")
         if not has_instances:
             book.forget_the_dead()
         book.delete("j")
@@ -109,7 +114,7 @@ def test_a_repeated_delete_of_one_instance_does_not_end_a_kept_job() -> None:
     book = Book()
     book.deploy("j", 2)
     book.delete("j", 0)
-    book.jobs.replicate("j", 0, "operator")
+    book.scale("j", 0, "operator")
     book.delete("j", 0)
     assert book.state.is_living("j")
 
@@ -118,7 +123,7 @@ def test_a_root_that_deletes_its_service_ends_it() -> None:
     """It names only some of the numbers, all of them gone here, and is told nothing of a job without instances."""
     book = Book()
     book.deploy("j", 3, actor="root")
-    book.jobs.replicate("j", 0, "operator")
+    book.scale("j", 0, "operator")
     book.forget_the_dead()
     book.delete("j", 0, actor="root")
     assert not book.state.jobs
@@ -128,7 +133,7 @@ def test_a_deploy_into_a_kept_job_makes_it_an_ordinary_one() -> None:
     """Its last instance ends it."""
     book = Book()
     book.deploy("j")
-    book.jobs.replicate("j", 0, "operator")
+    book.scale("j", 0, "operator")
     book.deploy("j")
     book.delete("j", 0)
     assert not book.state.is_living("j")
@@ -139,7 +144,7 @@ def test_scaling_a_deleted_job_to_none_does_not_bring_it_back() -> None:
     book = Book()
     book.deploy("j")
     book.delete("j")
-    book.jobs.replicate("j", 0, "operator")
+    book.scale("j", 0, "operator")
     assert not book.state.is_living("j")
 
 
@@ -172,7 +177,7 @@ def test_a_job_scaled_to_none_keeps_its_name() -> None:
     """It lives."""
     book = Book()
     book.deploy("kept")
-    book.jobs.replicate("kept", 0, "operator")
+    book.scale("kept", 0, "operator")
     book.deploy("gone", at_ms=NOW + 1)
     book.delete("gone")
     assert book.state.find_job("web").id == "kept"

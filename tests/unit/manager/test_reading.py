@@ -62,7 +62,7 @@ async def test_what_is_on_a_silent_node_is_shown_unknown(live: LiveCore, reader:
     shown = reader.find_instance(instance_pb2.InstanceKey(job_id="web", number=1))
     assert shown.state is S.UNKNOWN
     assert "its node is not heard: nothing heard of it for" in shown.detail
-    job = reader.get_job(manager_pb2.GetJobRequest(job="web"))
+    job = await reader.get_job(manager_pb2.GetJobRequest(job="web"))
     assert [item.state for item in job.instances] == list(expected.values())
     assert (job.job.running_count, job.job.state) == (1, "UNKNOWN")
     assert live.core.saved_records.instances[InstanceKey("web", 1)].state is S.RUNNING
@@ -197,11 +197,11 @@ async def test_jobs_come_in_pages_by_id(live: LiveCore, reader: Reader) -> None:
     """With the sum of their instances; a name may choose among them."""
     for job_id in ("j3", "j1", "j2"):
         await live.deploy(0, 1, job_id=job_id, name="web" if job_id != "j2" else "api")
-    first = reader.jobs(manager_pb2.ListJobsRequest(page_size=2))
+    first = await reader.jobs(manager_pb2.ListJobsRequest(page_size=2))
     assert [(job.id, job.instance_count) for job in first.jobs] == [("j1", 2), ("j2", 2)]
-    rest = reader.jobs(manager_pb2.ListJobsRequest(page_token=first.next_page_token))
+    rest = await reader.jobs(manager_pb2.ListJobsRequest(page_token=first.next_page_token))
     assert [job.id for job in rest.jobs] == ["j3"]
-    named = reader.jobs(manager_pb2.ListJobsRequest(name="web"))
+    named = await reader.jobs(manager_pb2.ListJobsRequest(name="web"))
     assert [job.id for job in named.jobs] == ["j1", "j3"]
 
 
@@ -256,7 +256,7 @@ async def test_reads_show_what_is_saved(live: LiveCore, reader: Reader) -> None:
     saving = live.core.commit()
     requested = INSTANCE_STATES[S.REQUESTED]
     assert _listed(reader) == {"web/0": RUNNING, "web/1": requested}
-    assert [job.id for job in reader.jobs(manager_pb2.ListJobsRequest()).jobs] == ["web"]
+    assert [job.id for job in (await reader.jobs(manager_pb2.ListJobsRequest())).jobs] == ["web"]
     assert not reader.nodes(manager_pb2.ListNodesRequest()).nodes[0].is_cordoned
     with pytest.raises(NotFoundError):
         reader.find_job("new")

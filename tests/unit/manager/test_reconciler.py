@@ -327,6 +327,22 @@ async def test_what_cannot_be_saved_stops_nothing(live: LiveCore) -> None:
     assert live.instance(KEY).state is S.FAILED
 
 
+async def test_an_answer_that_waits_to_be_read_is_not_late(live: LiveCore) -> None:
+    """However long this manager takes to read it; a node that said nothing in its time is judged by what was read."""
+    node = await live.add("n0")
+    await live.deploy(0)
+    await _place(live, node)
+    began_s, deadline_s = live.clock.at_s, live.core.policy.schedule_deadline_ms / 1000
+    live.core.applied_until_s = lambda: began_s + deadline_s - 1
+    live.pass_time(3 * deadline_s, node.id)
+    await _tick(live)
+    assert live.instance(KEY).state is S.SCHEDULED
+    live.core.applied_until_s = live.clock.mono_s
+    live.pass_time(2, node.id)
+    await _tick(live)
+    assert live.instance(KEY).state is not S.SCHEDULED
+
+
 async def test_an_answer_that_may_yet_come_is_waited_for(live: LiveCore) -> None:
     """Nobody could be heard when it was due: the node has the time for it from when it is heard again."""
     node = await live.add("n0")

@@ -65,7 +65,12 @@ class Rollout:
             check_state(self.state)
 
     def update(self, wanted: JobSpec, **facts: Any) -> Job:
-        return self.jobs.update("web", wanted, Update(old=wanted, phase=P.ROLLING, **facts), "operator")
+        list(self.jobs.updating("web", wanted, Update(old=wanted, phase=P.ROLLING, **facts), "operator"))
+        return self.jobs.get("web")
+
+    def control(self, phase: UpdatePhase) -> Job:
+        list(self.jobs.controlling("web", phase, "operator"))
+        return self.jobs.get("web")
 
     def images(self) -> list[str]:
         return [item.spec.image for item in self.jobs.instances("web")]
@@ -109,7 +114,7 @@ def test_a_failed_update_is_repeated(make: Any) -> None:
 def test_a_failed_update_is_resumed() -> None:
     """With new attempts for what had failed."""
     rollout = _stopped()
-    rollout.jobs.control("web", P.ROLLING, "operator")
+    rollout.control(P.ROLLING)
     rollout.settle()
     assert (rollout.phase, rollout.images()) == (None, ["new"] * 3)
 
@@ -117,7 +122,7 @@ def test_a_failed_update_is_resumed() -> None:
 def test_a_resumed_update_fails_again_on_what_is_still_broken() -> None:
     """What failed before does not count, what fails now does."""
     rollout = _stopped()
-    rollout.jobs.control("web", P.ROLLING, "operator")
+    rollout.control(P.ROLLING)
     rollout.settle(broken=NEW)
     assert (rollout.phase, rollout.images()) == (P.FAILED, ["new", "old", "old"])
 
@@ -127,7 +132,7 @@ def test_a_failed_update_is_rolled_back() -> None:
     rollout = _stopped()
     rollout.update(NEW, rollback_on_failure=False)
     rollout.settle(broken=NEW)
-    rollout.jobs.control("web", P.ROLLING_BACK, "operator")
+    rollout.control(P.ROLLING_BACK)
     rollout.settle()
     assert (rollout.phase, rollout.images(), rollout.job.spec) == (P.FAILED, ["old"] * 3, OLD)
 
@@ -145,22 +150,22 @@ def test_a_rolled_back_update_has_nothing_to_resume() -> None:
     rollout = _rolled_back()
     for phase in (P.ROLLING, P.PAUSED):
         with pytest.raises(ConflictError, match=r"was rolled back .* update it again") as caught:
-            rollout.jobs.control("web", phase, "operator")
+            rollout.control(phase)
         assert caught.value.field == "control"
     before = rollout.job
-    assert rollout.jobs.control("web", P.ROLLING_BACK, "operator") is before
+    assert rollout.control(P.ROLLING_BACK) is before
 
 
 def test_a_failed_update_is_not_paused() -> None:
     """It goes no further anyway."""
     with pytest.raises(ConflictError, match="resume it, roll it back or update it again"):
-        _stopped().jobs.control("web", P.PAUSED, "operator")
+        _stopped().control(P.PAUSED)
 
 
 def test_without_an_update_there_is_nothing_to_control() -> None:
     """And the refusal says what to do."""
     with pytest.raises(ConflictError, match="begin one with a new specification"):
-        Rollout().jobs.control("web", P.PAUSED, "operator")
+        Rollout().control(P.PAUSED)
 
 
 def test_deploying_one_instance_with_a_newer_specification_leaves_the_rest_to_be_updated() -> None:
@@ -201,7 +206,7 @@ def test_the_update_under_way_again_changes_nothing() -> None:
     rollout.update(NEW)
     before = rollout.job
     assert rollout.update(NEW) is before
-    paused = rollout.jobs.control("web", P.PAUSED, "operator")
+    paused = rollout.control(P.PAUSED)
     assert paused.update is not None
     assert "resume it or roll it back" in paused.update.detail
     assert rollout.update(NEW) is paused
@@ -211,7 +216,7 @@ def test_the_update_that_is_being_rolled_back_is_refused() -> None:
     """Turned round by a mere repetition it would fail a second time; the refusal says why and what to do."""
     rollout = Rollout()
     rollout.update(NEW)
-    rollout.jobs.control("web", P.ROLLING_BACK, "operator")
+    rollout.control(P.ROLLING_BACK)
     with pytest.raises(ConflictError, match=r"is being rolled back .* update it again once"):
         rollout.update(NEW)
 
